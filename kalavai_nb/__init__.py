@@ -1,0 +1,75 @@
+"""Every GPU you and your friends own, in one notebook.
+
+``%load_ext kalavai_nb`` gives a notebook ``%%pool`` and ``%pool``; `Pool` is the same in plain Python. What is where is
+said in CONTRIBUTING.md. Importing this loads neither torch nor Dask: names arrive when they are first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from IPython.core.interactiveshell import InteractiveShell
+
+    from kalavai_nb.cell import CellRun
+    from kalavai_nb.options import RunOptions
+    from kalavai_nb.pool import Pool, current_pool
+    from kalavai_nb.state import Device, Snapshot, Trial, TrialState
+    from kalavai_nb.sweep import Sweep
+    from kalavai_nb.values import RemoteValue
+
+_HOMES = {
+    "Pool": "pool",
+    "current_pool": "pool",
+    "RunOptions": "options",
+    "CellRun": "cell",
+    "RemoteValue": "values",
+    "Sweep": "sweep",
+    "Trial": "state",
+    "TrialState": "state",
+    "Device": "state",
+    "Snapshot": "state",
+}
+__all__ = [
+    "CellRun",
+    "Device",
+    "Pool",
+    "RemoteValue",
+    "RunOptions",
+    "Snapshot",
+    "Sweep",
+    "Trial",
+    "TrialState",
+    "current_pool",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("kalavai-nb")
+    if name in _HOMES:
+        return getattr(importlib.import_module(f"kalavai_nb.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])
+
+
+def load_ipython_extension(shell: InteractiveShell) -> None:
+    """What ``%load_ext kalavai_nb`` calls."""
+    from kalavai_nb.magics import PoolMagics
+
+    shell.register_magics(PoolMagics)
+
+
+def unload_ipython_extension(shell: InteractiveShell) -> None:
+    """What ``%unload_ext kalavai_nb`` calls: the pool ends."""
+    from kalavai_nb import pool
+
+    if pool.has_pool():
+        pool.current_pool().close()
+    for kind in ("line", "cell"):
+        shell.magics_manager.magics[kind].pop("pool", None)

@@ -1,0 +1,188 @@
+"""Values as content-addressed bytes: pickled once here, mapped copy-on-write there.
+
+A value is pickled with protocol 5 and out-of-band buffers, so that the memory of an array is hashed and sent
+as it is, never copied into a pickle first. On the far side the frames lie in one file per content, aligned,
+and every rank of that machine maps the same file privately: one copy in memory for all of them, writable by each.
+
+Functions that were defined in a notebook keep working in the namespace they come to: their globals are not carried
+along in the pickle but reported (`Packed.uses`), so that the sender can send each of those names once, by itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import os
+import pickle
+import types
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+
+ALIGNMENT = 64
+MAPPED_FROM_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Blob:
+    """The name of some content: the digest of its frames, and the size of each."""
+
+    digest: str
+    sizes: tuple[int, ...]
+
+    @property
+    def total_bytes(self) -> int:
+        """Size of the file that holds it."""
+        return sum(map(_padded, self.sizes))
+
+
+@dataclass
+class Packed:
+    """A pickled value: its blob, its frames, and the names of the notebook that its functions use."""
+
+    blob: Blob
+    frames: list[memoryview]
+    uses: set[str]
+
+    def pieces(self, piece_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
+        """(offset, bytes, whether it is the last) that fill the file when all are written; padding stays a hole."""
+        starts = [
+            (frame, offset, start)
+            for frame, offset in zip(self.frames, _offsets(self.blob.sizes), strict=True)
+            for start in range(0, len(frame), piece_bytes)
+        ]
+        for number, (frame, offset, start) in enumerate(starts, 1):
+            yield offset + start, bytes(frame[start : start + piece_bytes]), number == len(starts)
+
+
+def pack(value: object, namespace: dict[str, Any] | None = None) -> Packed:
+    """Pickle ``value``; functions whose globals are ``namespace`` will run in the namespace they are loaded into.
+
+    Raises whatever the pickling of ``value`` raises.
+    """
+    buffers: list[pickle.PickleBuffer] = []
+    stream = io.BytesIO()
+    pickler = _Pickler(stream, namespace, buffers.append)
+    pickler.dump(value)
+    frames = [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
+    digest = hashlib.sha256()
+    for frame in frames:
+        digest.update(len(frame).to_bytes(8, "big"))
+        digest.update(frame)
+    return Packed(Blob(digest.hexdigest(), tuple(map(len, frames))), frames, pickler.uses)
+
+
+def load(path: str | os.PathLike[str], sizes: Iterable[int]) -> Any:
+    """The value whose frames lie in ``path``. Large ones are mapped privately: writable, never written back."""
+    sizes = tuple(sizes)
+    with open(path, "rb") as file:
+        if sum(sizes) < MAPPED_FROM_BYTES:
+            return load_bytes(file.read(), sizes)
+        return _load(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)), sizes)
+
+
+def load_bytes(content: bytes | bytearray, sizes: Iterable[int]) -> Any:
+    """The same for the content of such a file."""
+    return _load(memoryview(content if isinstance(content, bytearray) else bytearray(content)), tuple(sizes))
+
+
+def _load(content: memoryview, sizes: tuple[int, ...]) -> Any:
+    frames = [content[offset : offset + size] for offset, size in zip(_offsets(sizes), sizes, strict=True)]
+    return pickle.loads(frames[0], buffers=frames[1:])
+
+
+class BlobStore:
+    """The blobs of one machine, a file each, shared by all its workers and their children."""
+
+    def __init__(self, directory: str | os.PathLike[str]) -> None:
+        self.directory = Path(directory)
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def path(self, digest: str) -> Path:
+        if not digest.isalnum():
+            raise ValueError(f"{digest!r} is no digest")
+        return self.directory / digest
+
+    def has(self, digest: str) -> bool:
+        return self.path(digest).exists()
+
+    def write(self, digest: str, writer: str, offset: int, piece: bytes, total_bytes: int, last: bool) -> None:
+        """Write one piece; the file appears under its digest when the last is there.
+
+        Each ``writer`` fills a file of its own, so two notebooks that send the same content do not meet.
+        """
+        part = self.path(digest).with_suffix(f".{writer}.part")
+        mode = "r+b" if part.exists() else "wb"
+        with open(part, mode) as file:
+            file.truncate(total_bytes)
+            file.seek(offset)
+            file.write(piece)
+        if last:
+            part.replace(self.path(digest))
+
+    def keep(self, packed: Packed) -> None:
+        """Write a value that was packed on this machine."""
+        for offset, piece, last in packed.pieces(1 << 26):
+            self.write(packed.blob.digest, str(os.getpid()), offset, piece, packed.blob.total_bytes, last)
+
+    def read(self, digest: str, offset: int, length: int) -> bytes:
+        with open(self.path(digest), "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+
+    def drop(self, digest: str) -> None:
+        """Forget a blob. Ranks that have mapped it keep what they have."""
+        self.path(digest).unlink(missing_ok=True)
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """cloudpickle, except that functions of ``namespace`` are rebuilt on the far side's namespace."""
+
+    def __init__(self, file: io.BytesIO, namespace: dict[str, Any] | None, keep_buffer: Callable[..., Any]) -> None:
+        super().__init__(file, protocol=5, buffer_callback=keep_buffer)
+        self.namespace = namespace
+        self.uses: set[str] = set()
+
+    def reducer_override(self, obj: Any) -> Any:
+        reduced = super().reducer_override(obj)
+        ours = isinstance(obj, types.FunctionType) and self.namespace is not None and obj.__globals__ is self.namespace
+        if not ours or not isinstance(reduced, tuple) or len(reduced) != 6:
+            return reduced
+        # cloudpickle's own reduction of a function by value: (make, (code, globals, …), (state, {"__globals__": …}), …)
+        make, arguments, (state, slots), *rest = reduced
+        self.uses |= set(slots["__globals__"])
+        slots = {**slots, "__globals__": {}}
+        return make, (arguments[0], _NAMESPACE, *arguments[2:]), (state, slots), *rest
+
+
+class _Namespace:
+    """Stands for the interactive namespace of whichever process it is loaded in."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return interactive_namespace, ()
+
+
+_NAMESPACE = _Namespace()
+
+
+def interactive_namespace() -> dict[str, Any]:
+    """The user's namespace in this process: IPython's where there is one, else that of ``__main__``."""
+    import sys
+
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    namespace: dict[str, Any] = shell.user_ns if shell else vars(sys.modules["__main__"])
+    return namespace
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT
+
+
+def _offsets(sizes: Iterable[int]) -> list[int]:
+    return [0, *accumulate(map(_padded, sizes))][:-1]

@@ -1,0 +1,244 @@
+"""The client side's only door to Dask: one connection to a head, its events, and calls to workers through it."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import secrets
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from typing import Any
+
+from kalavai_nb.blobs import Blob, Packed, load_bytes
+from kalavai_nb.errors import NotEnoughDevices, PoolClosed
+from kalavai_nb.ledger import Need
+from kalavai_nb.security import Identity
+from kalavai_nb.state import Device, Lease, Snapshot, Waiting
+
+PIECE_BYTES = 8 << 20
+INLINE_BYTES = 1 << 20
+
+Event = dict[str, Any]
+Message = dict[str, Any]
+
+
+class Engine:
+    """A connection of one owner to the head of a pool. Calls are made from any thread but Dask's own."""
+
+    def __init__(self, address: str, identity: Identity, label: str, timeout_seconds: float = 30.0) -> None:
+        from distributed import Client
+
+        try:
+            self._client = Client(
+                address,
+                security=identity.security(),
+                set_as_default=False,
+                timeout=timeout_seconds,
+                name="kalavai",
+                direct_to_workers=False,
+            )
+        except (OSError, TimeoutError) as error:
+            raise PoolClosed(
+                f"the head of the pool at {address} does not answer ({error}). Is the notebook that opened it still open?"
+            ) from None
+        self.owner: str = self._client.id
+        self.writer = secrets.token_hex(4)
+        self._sinks: dict[str, list[Callable[[Event], None]]] = {}
+        self._placed: dict[str, set[str]] = {}
+        from kalavai_nb.head import topic
+
+        self._client.subscribe_topic(topic(self.owner), self._on_event)
+        self.pool: str = self._ask("kn_hello", owner=self.owner, label=label)["pool"]
+
+    # events
+
+    def listen(self, key: str, sink: Callable[[Event], None]) -> None:
+        """Give the events of one run or request to ``sink``, on Dask's thread; for ``""``, those of neither."""
+        self._sinks.setdefault(key, []).append(sink)
+
+    def unlisten(self, key: str, sink: Callable[[Event], None]) -> None:
+        sinks = self._sinks.get(key, [])
+        if sink in sinks:
+            sinks.remove(sink)
+        if not sinks:
+            self._sinks.pop(key, None)
+
+    # leases
+
+    def acquire(
+        self,
+        need: Need,
+        wait_seconds: float | None = None,
+        on_wait: Callable[[str], None] = lambda _: None,
+        look_seconds: float = 0.2,
+    ) -> list[Lease]:
+        """Block until the ledger grants ``need``. ``on_wait`` hears the reason whenever it changes.
+
+        Raises NotEnoughDevices where it never can, or did not within ``wait_seconds``. Interrupted, it asks no more.
+        """
+        answers: queue.Queue[Event] = queue.Queue()
+        deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
+        reason = ""
+        request = secrets.token_hex(4)
+        self.listen(request, answers.put)
+        try:
+            granted = self._ask("kn_request", request=request, need=asdict(need))
+            if granted:
+                return [_lease(lease) for lease in granted]
+            while deadline is None or time.monotonic() < deadline:
+                with contextlib.suppress(queue.Empty):
+                    event = answers.get(timeout=look_seconds)
+                    if event["kind"] == "grant":
+                        return [_lease(lease) for lease in event["leases"]]
+                    if event["reason"] != reason:
+                        reason = event["reason"]
+                        on_wait(reason)
+                self.check()
+            raise NotEnoughDevices(f"{need} did not come free within {wait_seconds:.0f} s: {reason}")
+        except BaseException:
+            self._forget(request, need, answers)
+            raise
+        finally:
+            self.unlisten(request, answers.put)
+
+    def request(self, need: Need, on_event: Callable[[Event], None]) -> str:
+        """Ask without waiting. ``on_event`` hears of the grant, and why there is none yet, on Dask's thread."""
+        request = secrets.token_hex(4)
+        self.listen(request, on_event)
+        granted = self._ask("kn_request", request=request, need=asdict(need))
+        if granted:
+            on_event({"kind": "grant", "request": request, "leases": granted})
+        return request
+
+    def cancel(self, request: str) -> None:
+        self._ask("kn_cancel", request=request)
+
+    def rest(self, leases: Iterable[str]) -> None:
+        """These leases are idle from now on."""
+        self._ask("kn_rest", leases=list(leases))
+
+    def release(self, leases: Iterable[str]) -> None:
+        self._ask("kn_release", leases=list(leases))
+
+    # workers
+
+    def call(self, messages: Iterable[tuple[str, Message]]) -> list[Message]:
+        """Send each worker its message, all at once; the replies in order. ``{"gone": why}`` is a reply, too."""
+        replies: list[Message] = self._ask("kn_call", messages=list(messages))
+        return replies
+
+    def place(
+        self, packed: Iterable[Packed], devices: Iterable[Device], on_piece: Callable[[int], None] = lambda _: None
+    ) -> int:
+        """Bring content to every machine of these devices that does not have it. Returns the bytes sent.
+
+        Each content goes once to each machine, whichever of its workers will use it.
+        """
+        wanted = {p.blob.digest: p for p in packed}
+        machines = {device.machine: device.worker for device in devices}
+        sent = 0
+        for machine, worker in machines.items():
+            placed = self._placed.setdefault(machine, set())
+            unknown = [digest for digest in wanted if digest not in placed]
+            if not unknown:
+                continue
+            [missing] = self.call([(worker, {"op": "kn_missing", "digests": unknown})])
+            for digest in present(missing):
+                for piece in self._pieces(wanted[digest]):
+                    [reply] = self.call([(worker, {"op": "kn_put", **piece})])
+                    present(reply)
+                    sent += len(piece["piece"])
+                    on_piece(len(piece["piece"]))
+            placed |= set(unknown)
+        return sent
+
+    def drop(self, digests: Iterable[str], devices: Iterable[Device]) -> None:
+        """Let machines forget content that no rank will ask for again."""
+        digests = list(digests)
+        machines = {device.machine: device.worker for device in devices}
+        for machine in machines:
+            self._placed.get(machine, set()).difference_update(digests)
+        self.call([(worker, {"op": "kn_drop", "digests": digests}) for worker in machines.values()])
+
+    def fetch(self, worker: str, handed: Message, on_piece: Callable[[int], None] = lambda _: None) -> Any:
+        """The value that a rank or trial on this worker has handed out."""
+        blob = Blob(handed["digest"], tuple(handed["sizes"]))
+        if "inline" in handed:
+            return load_bytes(handed["inline"], blob.sizes)
+        content = bytearray()
+        while len(content) < blob.total_bytes:
+            piece = {"op": "kn_get", "digest": blob.digest, "offset": len(content), "length": PIECE_BYTES}
+            [reply] = self.call([(worker, piece)])
+            content += present(reply)
+            on_piece(len(reply))
+        return load_bytes(content, blob.sizes)
+
+    # the whole
+
+    def snapshot(self) -> Snapshot:
+        fields = self._ask("kn_snapshot")
+        return Snapshot(
+            pool=fields["pool"],
+            time=fields["time"],
+            devices=tuple(Device(**device) for device in fields["devices"]),
+            leases=tuple(_lease(lease) for lease in fields["leases"]),
+            queue=tuple(Waiting(**waiting) for waiting in fields["queue"]),
+            owners=fields["owners"],
+        )
+
+    @property
+    def closed(self) -> bool:
+        return self._client.status not in ("running", "connecting")
+
+    def check(self) -> None:
+        """Raise PoolClosed where there is no connection any more."""
+        if self.closed:
+            raise PoolClosed("the connection to the pool is gone: it was closed, or its head has ended. Open a new one with kn.Pool().")
+
+    def close(self) -> None:
+        """End the connection. Idempotent; the head ends what this owner left running."""
+        with contextlib.suppress(Exception):
+            self._client.close(timeout=5)
+
+    # inside
+
+    def _ask(self, operation: str, **arguments: Any) -> Any:
+        self.check()
+        try:
+            return self._client.sync(getattr(self._client.scheduler, operation), **arguments)
+        except OSError as error:
+            raise PoolClosed(f"the head of the pool does not answer any more ({error}). Open a new one with kn.Pool().") from None
+
+    def _on_event(self, event: tuple[float, Event]) -> None:
+        _, message = event
+        for sink in list(self._sinks.get(message.get("run") or message.get("request") or "", ())):
+            sink(message)
+
+    def _forget(self, request: str, need: Need, answers: queue.Queue[Event]) -> None:
+        """Ask no more; if it was granted meanwhile, give it back."""
+        with contextlib.suppress(PoolClosed):
+            self.cancel(request)
+            while not answers.empty():
+                event = answers.get()
+                if event["kind"] == "grant":
+                    granted = [lease["id"] for lease in event["leases"]]
+                    self.rest(id for id in granted if id in need.wakes)
+                    self.release(id for id in granted if id not in need.wakes)
+
+    def _pieces(self, packed: Packed) -> Iterable[Message]:
+        blob = packed.blob
+        for offset, piece, last in packed.pieces(PIECE_BYTES):
+            fields = {"digest": blob.digest, "writer": self.writer, "total_bytes": blob.total_bytes}
+            yield {**fields, "offset": offset, "piece": piece, "last": last}
+
+
+def present(reply: Any) -> Any:
+    """The reply of a worker that is there. Raises PoolClosed for one that is not."""
+    if isinstance(reply, dict) and "gone" in reply:
+        raise PoolClosed(f"{reply['gone']}. Run the cell again; the pool replaces a worker within seconds.")
+    return reply
+
+
+def _lease(fields: dict[str, Any]) -> Lease:
+    return Lease(**{**fields, "devices": tuple(fields["devices"])})

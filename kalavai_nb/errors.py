@@ -1,0 +1,67 @@
+"""Every error a person can meet. Each sentence says what was wanted, what there is, and what to do next.
+
+KalavaiError
+├── OptionError (ValueError)       an option of %%pool, pool.run or pool.map that cannot be meant
+├── NotEnoughDevices               more devices than the pool has, or than came free within `wait`
+├── SendError                      a name of the notebook that cannot travel to the ranks
+├── RankError                      what went wrong in a rank
+│   ├── RemoteError                an exception whose own type does not exist here
+│   ├── RankDied                   the process of a rank is gone
+│   └── CellTimeout (TimeoutError) the cell ran longer than `timeout`
+├── PoolClosed                     the pool is closed, or its head is gone
+├── InviteError (ValueError)       an invite that is cut off, wrong or expired
+└── SweepError                     at least one trial failed; names all of them
+    └── TrialError                 the failure of one trial, where its own type does not exist here
+"""
+
+
+class KalavaiError(Exception):
+    """Base of all errors of kalavai_nb."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows: the sentence, not the frames of our own code that lead to it."""
+        return [f"\x1b[31m{type(self).__name__}\x1b[0m: {self}"]
+
+
+class OptionError(KalavaiError, ValueError):
+    """An option that is unknown or whose value cannot be meant."""
+
+
+class NotEnoughDevices(KalavaiError):
+    """The pool cannot grant what was asked for: too few devices, or none came free in time."""
+
+
+class SendError(KalavaiError):
+    """A name that the cell uses cannot be sent to the ranks."""
+
+
+class RankError(KalavaiError):
+    """Something went wrong in a rank."""
+
+
+class RemoteError(RankError):
+    """An exception raised in a rank whose own type cannot be built in the notebook."""
+
+
+class RankDied(RankError):
+    """The process of a rank ended in mid cell."""
+
+
+class CellTimeout(RankError, TimeoutError):
+    """The cell ran longer than its ``timeout``."""
+
+
+class PoolClosed(KalavaiError):
+    """The pool is closed, or its head cannot be reached any more."""
+
+
+class InviteError(KalavaiError, ValueError):
+    """An invite that cannot be used."""
+
+
+class SweepError(KalavaiError):
+    """At least one trial of a sweep failed."""
+
+
+class TrialError(SweepError):
+    """The failure of one trial whose own exception type cannot be built in the notebook."""

@@ -1,0 +1,108 @@
+"""The nouns that cross floors: frozen, JSON-able, with no behaviour that needs a pool."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU, or one CPU stand-in where a machine has no GPU.
+
+    ``id`` is unique in the pool, ``index`` counts the devices of one machine, ``selector`` is what
+    CUDA_VISIBLE_DEVICES needs (empty for a stand-in). ``worker`` is the Dask address of its worker.
+    """
+
+    id: str
+    index: int
+    kind: str
+    name: str
+    host: str
+    machine: str
+    memory_bytes: int
+    selector: str = ""
+    worker: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host} {self.kind}:{self.index}"
+
+    @property
+    def torch_name(self) -> str:
+        """What ``torch.device`` calls it in a rank that sees this device alone."""
+        return {"cuda": "cuda:0", "rocm": "cuda:0", "mps": "mps"}.get(self.kind, "cpu")
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The ledger's grant of devices (or a ``share`` of one) to an owner, running or idle since ``since``."""
+
+    id: str
+    owner: str
+    label: str
+    kind: str
+    devices: tuple[str, ...]
+    share: float
+    running: bool
+    since: float
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request in the ledger's queue, with the sentence that says what it waits for."""
+
+    id: str
+    owner: str
+    label: str
+    count: int
+    since: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The whole pool at one moment: its devices, who holds them, and who waits for what."""
+
+    pool: str
+    time: float
+    devices: tuple[Device, ...] = ()
+    leases: tuple[Lease, ...] = ()
+    queue: tuple[Waiting, ...] = ()
+    owners: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain lists, dicts, strings and numbers."""
+        return asdict(self)
+
+    def leases_on(self, device_id: str) -> list[Lease]:
+        """The leases that hold this device."""
+        return [lease for lease in self.leases if device_id in lease.devices]
+
+
+class TrialState(StrEnum):
+    """Where a trial is: WAITING → RUNNING → COMPLETE, FAILED or STOPPED."""
+
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    FAILED = "FAILED"
+    STOPPED = "STOPPED"
+
+    def is_finished(self) -> bool:
+        return self in (TrialState.COMPLETE, TrialState.FAILED, TrialState.STOPPED)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One call of a sweep's function, as data: an exception is an ``error`` here, not something raised."""
+
+    index: int
+    state: TrialState
+    config: Any
+    value: Any = None
+    error: BaseException | None = None
+    seconds: float | None = None
+    device: str = ""
+    attempts: int = 0
+    log: str = ""

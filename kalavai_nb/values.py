@@ -1,0 +1,52 @@
+"""Values that ranks hand out: small ones come home at once, large ones when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kalavai_nb.capture import human_bytes
+from kalavai_nb.engine import Engine
+from kalavai_nb.gang import Rank
+
+HOME_BYTES = 100_000_000
+
+
+class RemoteValue:
+    """A large value that stays in the pool until ``get()``. It outlives the rank, but not its machine."""
+
+    def __init__(self, engine: Engine, rank: Rank, handed: Mapping[str, Any]) -> None:
+        self._engine, self._worker, self._handed = engine, rank.worker, dict(handed)
+        self.what: str = handed["what"]
+        self.size_bytes: int = sum(handed["sizes"])
+        self.where = f"rank {rank.number} ({rank.where})"
+
+    def get(self) -> Any:
+        """Bring the value home. Raises PoolClosed where its worker is gone."""
+        return self._engine.fetch(self._worker, self._handed)
+
+    def __repr__(self) -> str:
+        return f"<{self.what}, {human_bytes(self.size_bytes)}, on {self.where}; .get() brings it home>"
+
+
+def bring_home(engine: Engine, rank: Rank, handed: Mapping[str, Any]) -> Any:
+    """The value itself, or a RemoteValue where it is over 100 MB."""
+    if sum(handed["sizes"]) > HOME_BYTES:
+        return RemoteValue(engine, rank, handed)
+    return engine.fetch(rank.worker, dict(handed))
+
+
+def split(name: str, value: Any, parts: int) -> list[Any]:
+    """``value`` in that many consecutive parts of nearly equal length, each of its own kind.
+
+    Lists, tuples, ranges, arrays, tensors and DataFrames; TypeError for what has no length or cannot be sliced.
+    """
+    try:
+        length = len(value)
+        bounds = [length * part // parts for part in range(parts + 1)]
+        rows = value.iloc if hasattr(value, "iloc") else value
+        if isinstance(value, (Mapping, str, bytes)) or not (isinstance(value, Sequence) or hasattr(rows, "__getitem__")):
+            raise TypeError(type(value).__name__)
+        return [rows[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+    except TypeError as error:
+        raise TypeError(f"scatter={name} cannot be split: wanted a list, array or DataFrame, got {error}") from None

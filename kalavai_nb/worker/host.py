@@ -1,0 +1,202 @@
+"""The plugin in each worker: starts and drives child processes for owners. Runs no user code itself.
+
+Handlers named ``kn_*`` are called through the head. What children say goes to their owner's topic.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import socket
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from distributed import Worker
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from kalavai_nb.blobs import BlobStore
+from kalavai_nb.head import topic
+from kalavai_nb.state import Device
+from kalavai_nb.worker import trial
+from kalavai_nb.worker.child import Child
+from kalavai_nb.worker.outbox import Outbox
+from kalavai_nb.worker.rank import Order, free_port
+from kalavai_nb.worker.ranks import RankProcess
+
+INLINE_BYTES = 1 << 20
+COMPARED = ("kalavai-nb", "torch", "numpy", "pandas", "scikit-learn", "transformers", "cloudpickle", "ipykernel")
+
+
+class Host(WorkerPlugin):
+    """The children of one worker, by owner."""
+
+    name = "kalavai-host"
+
+    def __init__(self, device: Device, machine_directory: Path, environment: dict[str, str]) -> None:
+        self.device = device
+        self._directory = machine_directory
+        self._environment = environment
+        self._blobs = BlobStore(machine_directory / "blobs")
+        self._ranks: dict[str, RankProcess] = {}
+        self._trials: dict[str, tuple[str, Child]] = {}
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    def setup(self, worker: Worker) -> None:
+        self.worker = worker
+        for name in dir(self):
+            if name.startswith("kn_"):
+                worker.handlers[name] = getattr(self, name)
+
+    async def teardown(self, worker: Worker) -> None:
+        await asyncio.gather(*(rank.close() for rank in self._ranks.values()))
+        await asyncio.gather(*(child.kill() for _, child in self._trials.values()))
+
+    # content
+
+    async def kn_missing(self, digests: list[str]) -> list[str]:
+        return [digest for digest in digests if not self._blobs.has(digest)]
+
+    async def kn_put(self, **piece: Any) -> None:
+        await asyncio.to_thread(self._blobs.write, **piece)
+
+    async def kn_get(self, digest: str, offset: int, length: int) -> bytes:
+        return await asyncio.to_thread(self._blobs.read, digest, offset, length)
+
+    async def kn_drop(self, digests: list[str]) -> None:
+        for digest in digests:
+            self._blobs.drop(digest)
+
+    # ranks
+
+    async def kn_start(self, owner: str, lease: str, selectors: list[str]) -> dict[str, Any]:
+        """Start a rank; its name in later calls is ``generation``."""
+        rank = RankProcess(self._directory, self._rank_environment(selectors), lease, owner)
+        self._ranks[rank.generation] = rank
+        rank.child.ended.add_done_callback(lambda _: self._on_rank_end(rank))
+        try:
+            await rank.start()
+        except (RuntimeError, OSError, TimeoutError) as error:
+            return {"gone": f"a rank on {self.device} did not start: {error}"}
+        return {"generation": rank.generation, "pid": rank.child.pid, "port": free_port()}
+
+    async def kn_run(self, generation: str, run: str, code: str, order: dict[str, Any]) -> dict[str, Any]:
+        """Begin a cell. Replies at once; its outputs and its end are events."""
+        rank = self._ranks.get(generation)
+        if rank is None or rank.outbox is not None:
+            return {"stale": True}
+        order["take"] = {
+            name: (str(self._blobs.path(digest)), digest, sizes) for name, (digest, sizes) in order["take"].items()
+        }
+        filled: Order = {**order, "blobs": str(self._blobs.directory)}  # type: ignore[typeddict-item]
+        tell = self._teller(rank.owner)
+        self._later(rank.execute(code, filled, Outbox(tell, kind="output", run=run, rank=order["rank"])))
+        return {"stale": False}
+
+    async def kn_interrupt(self, generations: list[str], reason: str) -> None:
+        for generation in generations:
+            if rank := self._ranks.get(generation):
+                rank.interrupt(reason)
+
+    async def kn_end_ranks(self, lease: str = "", generations: tuple[str, ...] = ()) -> None:
+        """End the ranks of a lease, or those named."""
+        await self._close(
+            [r for r in self._ranks.values() if (lease and r.lease == lease) or r.generation in generations]
+        )
+
+    async def kn_end_owner(self, owner: str) -> None:
+        """End all that an owner has here."""
+        trials = [child.kill() for who, child in self._trials.values() if who == owner]
+        await asyncio.gather(self._close([rank for rank in self._ranks.values() if rank.owner == owner]), *trials)
+
+    # trials
+
+    async def kn_trial(self, owner: str, run: str, index: int, fn: list[Any], config: list[Any]) -> None:
+        """Begin a trial in a fresh process. Replies at once; its outcome is an event."""
+        self._later(self._run_trial(owner, run, index, self._located(fn), self._located(config)))
+
+    async def kn_end_trials(self, run: str) -> None:
+        await asyncio.gather(*(child.kill() for key, (_, child) in self._trials.items() if key.startswith(f"{run}/")))
+
+    # about this machine
+
+    async def kn_versions(self) -> dict[str, str]:
+        return versions()
+
+    # inside
+
+    async def _run_trial(
+        self, owner: str, run: str, index: int, fn: tuple[str, list[int]], config: tuple[str, list[int]]
+    ) -> None:
+        key = f"{run}/{index}"
+        directory = self._directory / f"trial-{run}-{index}"
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+        arguments = (str(directory), fn, config, str(self._blobs.directory))
+        child = Child(trial.main, arguments, self._rank_environment([self.device.selector]), directory / "log")
+        self._trials[key] = (owner, child)
+        ending = await child.ended
+        del self._trials[key]
+        outcome_file = directory / trial.OUTCOME
+        if outcome_file.exists():
+            end = json.loads(outcome_file.read_text())
+        else:
+            end = {"status": "died", "how": str(ending), "out_of_memory": ending.out_of_memory}
+        self._inline([end["value"]] if "value" in end else [])
+        end["log"] = ending.tail
+        self._teller(owner)({"kind": "trial", "run": run, "index": index, "end": end})
+        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
+
+    def _rank_environment(self, selectors: list[str]) -> dict[str, str]:
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(selectors)} if self.device.kind in ("cuda", "cpu") else {}
+        return {**self._environment, **visible}
+
+    def _located(self, blob: list[Any]) -> tuple[str, list[int]]:
+        digest, sizes = blob
+        return str(self._blobs.path(digest)), sizes
+
+    def _teller(self, owner: str) -> Any:
+        def tell(event: dict[str, Any]) -> None:
+            report = (event.get("end") or {}).get("kalavai") or {}
+            self._inline(list(report.get("out", {}).values()))
+            self.worker.log_event(topic(owner), event)
+
+        return tell
+
+    def _inline(self, handed: list[dict[str, Any]]) -> None:
+        """Small values travel in the event itself; large ones stay here until they are fetched."""
+        for value in handed:
+            if sum(value["sizes"]) <= INLINE_BYTES:
+                path = self._blobs.path(value["digest"])
+                value["inline"] = path.read_bytes()
+
+    def _on_rank_end(self, rank: RankProcess) -> None:
+        ending = rank.child.ended.result()
+        if self._ranks.pop(rank.generation, None) and rank.outbox is None:
+            event = {"kind": "died", "generation": rank.generation, "how": str(ending), "tail": ending.tail}
+            self.worker.log_event(topic(rank.owner), {**event, "out_of_memory": ending.out_of_memory})
+            self._later(rank.close())
+
+    async def _close(self, ranks: list[RankProcess]) -> None:
+        for rank in ranks:
+            self._ranks.pop(rank.generation, None)
+        await asyncio.gather(*(rank.close() for rank in ranks))
+
+    def _later(self, coroutine: Any) -> None:
+        task = asyncio.ensure_future(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+def versions() -> dict[str, str]:
+    """Versions that should agree between a notebook and its ranks; a package that is not there is left out."""
+    found = {"python": ".".join(map(str, sys.version_info[:3])), "host": socket.gethostname(), "pid": str(os.getpid())}
+    for name in COMPARED:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,22 @@
+"""What the fork server imports once, for every rank and trial of this machine. Touches no GPU, knows no Dask."""
+
+import contextlib
+import gc
+import sys
+
+# ipykernel takes a debugger in with debugpy; nobody can attach one to a rank, and the import costs 0.6 s in each
+sys.modules["debugpy"] = None  # type: ignore[assignment]
+import ipykernel.debugger  # noqa: E402, F401
+
+del sys.modules["debugpy"]
+
+import kalavai_nb.worker.rank  # noqa: E402
+import kalavai_nb.worker.trial  # noqa: E402, F401
+
+# a broken torch must not keep a machine out of the pool: cells without torch still run there
+with contextlib.suppress(Exception):
+    import torch.distributed
+    import torch.nn.parallel  # noqa: F401
+
+# objects that exist now are shared with every child; the collector must not write to their pages
+gc.freeze()

@@ -140,7 +140,7 @@ class BlobStore:
         self.path(digest).unlink(missing_ok=True)
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _Pickler(cloudpickle.Pickler):
     """cloudpickle, except that functions of ``namespace`` are rebuilt on the far side's namespace."""
 
     def __init__(self, file: io.BytesIO, namespace: dict[str, Any] | None, keep_buffer: Callable[..., Any]) -> None:

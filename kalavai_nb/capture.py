@@ -8,7 +8,6 @@ import dis
 import os
 import re
 import sys
-import traceback
 import types
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -45,10 +44,7 @@ def free_names(source: str) -> dict[str, int]:
     """
     from IPython.core.inputtransformer2 import TransformerManager
 
-    try:
-        tree = ast.parse(TransformerManager().transform_cell(source), filename="<cell>")
-    except SyntaxError as error:
-        raise _shown_alone(error) from None
+    tree = ast.parse(TransformerManager().transform_cell(source), filename="<cell>")
     bound: set[str] = set()
     direct: dict[str, int] = {}
     deferred: dict[str, int] = {}
@@ -75,26 +71,27 @@ def capture(
 ) -> Iterator[Captured]:
     """The content of those ``names`` that the notebook has, and of what its functions use in turn.
 
-    ``extra`` are values that stand for names of the notebook, or beside them. With ``explicit``, names were asked for by name: a missing one is an error, and neither size nor looks matter.
-    Raises SendError for a name that cannot be sent, saying which, where it is used, and why.
+    ``extra`` are values that stand for names of the notebook, or beside them. With ``explicit``, names were asked for
+    by name: a missing one is an error, and neither size nor looks matter. Raises SendError for a name that cannot be
+    sent, saying which, where it is used, and why.
     """
-    if not names:
+    for name in names:
+        if explicit and name not in namespace and name not in extra:
+            raise SendError(f"send={name} was asked for, but the notebook has no name {name!r}.")
+    todo = {name: line for name, line in names.items() if name in namespace or name in extra}
+    if not todo:
         return
     with _local_modules_by_value():
-        todo, seen = dict(names), set(names)
+        seen = set(todo)
         while todo:
             name = next(iter(todo))
             line = todo.pop(name)
-            if name not in namespace and name not in extra:
-                if explicit and name in names:
-                    raise SendError(f"send={name} was asked for, but the notebook has no name {name!r}.")
-                continue
             value = extra[name] if name in extra else namespace[name]
             if _is_notebooks_own(name, value):
                 continue
             captured = _captured(name, value, namespace, line, explicit=explicit and name in names)
             yield captured
-            todo.update({used: line for used in captured.packed.uses - seen})
+            todo.update({used: line for used in sorted(captured.packed.uses - seen)})
             seen |= captured.packed.uses
 
 
@@ -146,7 +143,8 @@ def human_bytes(count: float) -> str:
 
 @contextlib.contextmanager
 def _local_modules_by_value() -> Iterator[None]:
-    modules = [module for module in list(sys.modules.values()) if _is_local(module)]
+    here = os.getcwd() + os.sep
+    modules = [module for module in list(sys.modules.values()) if _is_local(module, here)]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -176,11 +174,13 @@ def _uses(code: types.CodeType) -> tuple[dict[str, int], dict[str, int], set[str
 
 def _compiled(statement: ast.stmt) -> types.CodeType:
     module = ast.Module([statement], [])
-    return compile(module, "<cell>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT, dont_inherit=True)
+    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
+    code: types.CodeType = compile(module, "<cell>", "exec", flags=flags, dont_inherit=True)
+    return code
 
 
 def _python_in_magics(statement: ast.stmt) -> Iterator[str]:
-    """Python that IPython's transformation has turned into text: ``%time f(x)``, the body of ``%%time``, ``!ls {x}``."""
+    """Python that IPython's transformation has turned into text: ``%time f(x)``, ``%%time`` cells, ``!ls {x}``."""
     for node in ast.walk(statement):
         if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
             continue
@@ -209,19 +209,12 @@ def _is_notebooks_own(name: str, value: object) -> bool:
     return name in ("In", "Out", "__builtins__") or (name in hidden and hidden[name] is value)
 
 
-def _is_local(module: types.ModuleType) -> bool:
+def _is_local(module: types.ModuleType, here: str) -> bool:
     """A module beside the notebook: the ranks get what it is now, not what their disk has."""
     file = getattr(module, "__file__", None)
-    if not file or module.__name__.partition(".")[0] in ("__main__", "kalavai_nb"):
+    if not file or not file.startswith(here) or "site-packages" in file or file.startswith(sys.prefix):
         return False
-    return file.startswith(os.getcwd() + os.sep) and "site-packages" not in file and not file.startswith(sys.prefix)
-
-
-def _shown_alone(error: SyntaxError) -> SyntaxError:
-    """The same error, shown by IPython without the frames that found it."""
-    lines = "".join(traceback.format_exception_only(error)).splitlines()
-    error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
-    return error
+    return module.__name__.partition(".")[0] not in ("__main__", "kalavai_nb")
 
 
 def _why(error: Exception) -> str:

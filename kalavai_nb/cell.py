@@ -26,7 +26,9 @@ class CellRun:
     ``status`` is ``running``, ``ok``, ``error``, ``interrupted`` or ``timeout``.
     """
 
-    def __init__(self, number: int, id: str, engine: Engine, ranks: list[Rank], options: RunOptions, view: View) -> None:
+    def __init__(
+        self, number: int, id: str, engine: Engine, ranks: list[Rank], options: RunOptions, view: View
+    ) -> None:
         self.number, self.id = number, id
         self.ranks = ranks
         self.status = "running"
@@ -58,9 +60,9 @@ class CellRun:
             except KeyboardInterrupt:
                 self.stop("interrupted", "it was interrupted")
         self._engine.unlisten(self.id, self._events.put)
-        self._view.close(time.monotonic())
         if self.status == "running":
             self.status = "error" if self._failures else "ok"
+        self._view.close(time.monotonic(), repr(self).strip("<>"))
 
     def stop(self, status: str, reason: str) -> None:
         """Interrupt all ranks that still run; they are ended if they do not obey. A second time: end them now."""

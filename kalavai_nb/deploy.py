@@ -82,7 +82,8 @@ class EmbeddedPool:
         """End all of it. Idempotent."""
         if self._log.closed:
             return
-        assert self._machine.stdin and self._machine.stdout
+        assert self._machine.stdin
+        assert self._machine.stdout
         with contextlib.suppress(OSError):
             self._machine.stdin.close()
         try:

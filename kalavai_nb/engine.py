@@ -40,7 +40,7 @@ class Engine:
             )
         except (OSError, TimeoutError) as error:
             raise PoolClosed(
-                f"the head of the pool at {address} does not answer ({error}). Is the notebook that opened it still open?"
+                f"the pool's head at {address} does not answer ({error}). Is the notebook that opened it still open?"
             ) from None
         self.owner: str = self._client.id
         self.writer = secrets.token_hex(4)
@@ -189,12 +189,15 @@ class Engine:
 
     @property
     def closed(self) -> bool:
-        return self._client.status not in ("running", "connecting")
+        # a client that has to connect again is a stranger to the ledger: its leases ended with its connection
+        return bool(self._client.status != "running")
 
     def check(self) -> None:
         """Raise PoolClosed where there is no connection any more."""
         if self.closed:
-            raise PoolClosed("the connection to the pool is gone: it was closed, or its head has ended. Open a new one with kn.Pool().")
+            raise PoolClosed(
+                "the connection to the pool is gone: it was closed, or its head has ended. kn.Pool() opens a new one."
+            )
 
     def close(self) -> None:
         """End the connection. Idempotent; the head ends what this owner left running."""
@@ -208,7 +211,9 @@ class Engine:
         try:
             return self._client.sync(getattr(self._client.scheduler, operation), **arguments)
         except OSError as error:
-            raise PoolClosed(f"the head of the pool does not answer any more ({error}). Open a new one with kn.Pool().") from None
+            raise PoolClosed(
+                f"the head of the pool does not answer any more ({error}). Open a new one with kn.Pool()."
+            ) from None
 
     def _on_event(self, event: tuple[float, Event]) -> None:
         _, message = event
@@ -231,6 +236,11 @@ class Engine:
         for offset, piece, last in packed.pieces(PIECE_BYTES):
             fields = {"digest": blob.digest, "writer": self.writer, "total_bytes": blob.total_bytes}
             yield {**fields, "offset": offset, "piece": piece, "last": last}
+
+
+def import_dask() -> None:
+    """Do now, while something else is waited for, what the first `Engine` would do."""
+    import distributed  # noqa: F401
 
 
 def present(reply: Any) -> Any:

@@ -3,6 +3,7 @@
 KalavaiError
 ├── OptionError (ValueError)       an option of %%pool, pool.run or pool.map that cannot be meant
 ├── NotEnoughDevices               more devices than the pool has, or than came free within `wait`
+├── CellSyntaxError                a cell that is no Python (in plain Python, `pool.run` raises SyntaxError itself)
 ├── SendError                      a name of the notebook that cannot travel to the ranks
 ├── RankError                      what went wrong in a rank
 │   ├── RemoteError                an exception whose own type does not exist here
@@ -13,6 +14,8 @@ KalavaiError
 └── SweepError                     at least one trial failed; names all of them
     └── TrialError                 the failure of one trial, where its own type does not exist here
 """
+
+import traceback
 
 
 class KalavaiError(Exception):
@@ -29,6 +32,18 @@ class OptionError(KalavaiError, ValueError):
 
 class NotEnoughDevices(KalavaiError):
     """The pool cannot grant what was asked for: too few devices, or none came free in time."""
+
+
+class CellSyntaxError(KalavaiError):
+    """A ``%%pool`` cell that is no Python. IPython would show a SyntaxError with the frames that found it."""
+
+    def __init__(self, error: SyntaxError, cell_number: int) -> None:
+        super().__init__(str(error))
+        error.filename = f"Cell In[{cell_number}]"
+        self._lines = "".join(traceback.format_exception_only(error)).splitlines()
+
+    def _render_traceback_(self) -> list[str]:
+        return self._lines
 
 
 class SendError(KalavaiError):

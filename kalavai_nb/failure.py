@@ -11,6 +11,8 @@ from typing import Any
 from kalavai_nb.errors import RankDied, RemoteError
 from kalavai_nb.outputs import rank_range
 
+LAST_LINES = 12
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -56,10 +58,10 @@ def with_traceback(error: BaseException, lines: list[str]) -> BaseException:
     """The same exception, shown by IPython with these lines, and by plain Python with a note."""
     with contextlib.suppress(AttributeError, TypeError):
         error.add_note("\n".join(lines))
-        error._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+        vars(error)["_render_traceback_"] = lambda: lines
         return error
     replacement = RemoteError(f"{type(error).__name__}: {error}")
-    replacement._render_traceback_ = lambda: lines  # type: ignore[attr-defined]
+    vars(replacement)["_render_traceback_"] = lambda: lines
     return replacement
 
 
@@ -76,9 +78,18 @@ def original_error(end: dict[str, Any]) -> BaseException:
 
 
 def _died(failure: Failure) -> RankDied:
-    tail = failure.end.get("tail", "").strip()
-    said = "\nIt wrote last:\n" + "\n".join(tail.splitlines()[-12:]) if tail else ""
-    return RankDied(failure.sentence() + said)
+    words = _last_words(failure.end.get("tail", ""))
+    return RankDied(failure.sentence() + (f"\nIt wrote last:\n{words}" if words else ""))
+
+
+def _last_words(tail: str) -> str:
+    """The end of a log; of a crash in C code, its beginning and the stack of the thread that crashed."""
+    _, crash, report = tail.rpartition("Fatal Python error: ")
+    if not crash:
+        return "\n".join(tail.strip().splitlines()[-LAST_LINES:])
+    head, _, stack = report.partition("\n")
+    current = stack[max(0, stack.find("Current thread")) :].split("\n\n")[0]
+    return "\n".join([crash + head, *current.splitlines()[: LAST_LINES - 1]])
 
 
 def _traceback_lines(causes: list[Failure]) -> list[str]:

@@ -22,6 +22,8 @@ class Rank:
     generation: str = ""
     port: int = 0
     names: dict[str, str] = field(default_factory=dict)
+    # whether it has yet to run its first cell, for which ranks are seldom ready at the same time
+    fresh: bool = True
 
     @property
     def worker(self) -> str:

@@ -28,7 +28,6 @@ logger = logging.getLogger(__name__)
 CONFIG = {
     # the scheduler keeps this many events per topic and messages per comm: output must not pile up there
     "distributed.admin.low-level-log-length": 8,
-    "distributed.scheduler.reuse-broadcast-comm": True,
     "distributed.scheduler.http.routes": [],
     "distributed.worker.http.routes": [],
     # user code runs in children of the workers, so a worker that is silent for so long is gone
@@ -99,7 +98,9 @@ class LedgerPlugin(SchedulerPlugin):
 
     async def kn_request(self, request: str, need: dict[str, Any]) -> list[dict[str, Any]] | None:
         """The leases where they can be granted at once; else None, and they come as an event."""
-        self.ledger.request(request, Need(**{**need, "wakes": tuple(need["wakes"]), "avoid": tuple(need["avoid"])}), time.time())
+        self.ledger.request(
+            request, Need(**{**need, "wakes": tuple(need["wakes"]), "avoid": tuple(need["avoid"])}), time.time()
+        )
         return self._schedule(silent_for=request)
 
     async def kn_cancel(self, request: str) -> None:

@@ -29,8 +29,8 @@ class Need:
     """What an owner asks for: ``count`` devices, in groups of ``per`` on one machine, each with ``share`` free.
 
     Every group becomes a lease of its own, so that a rank can be replaced, grown or taken back by itself. ``wakes`` are
-    idle leases of this owner (the ranks that a session has already): their devices come first, in this order. ``avoid`` are devices
-    that will not do, such as those of the session's other ranks.
+    idle leases of this owner (the ranks that a session has already): their devices come first, in this order.
+    ``avoid`` are devices that will not do, such as those of the session's other ranks.
     """
 
     owner: str
@@ -168,7 +168,7 @@ class Ledger:
                 decisions.append(self._grant(request, chosen, now))
                 continue
             decisions += self._make_room(request.need, usable, reserved, now)
-            reserved |= {d.id for d in usable}
+            reserved |= {device.id for device in self.devices.values() if self._within_reach(device, request.need, now)}
         return decisions
 
     def waiting(self, now: float) -> list[Waiting]:
@@ -233,8 +233,7 @@ class Ledger:
         ripe: list[tuple[float, Device]] = []
         for device in self.devices.values():
             blockers = self._blockers(device.id, need)
-            evictable = all(not lease.running and now - lease.since >= self.idle_seconds for lease in blockers)
-            if need.fits(device) and blockers and evictable and device.id not in reserved | self._clearing:
+            if blockers and device.id not in reserved and self._within_reach(device, need, now):
                 ripe.append((min(lease.since for lease in blockers), device))
         clearing = [self.devices[id] for id in self._clearing if id in self.devices and need.fits(self.devices[id])]
         in_order = [device for _, device in sorted(ripe, key=lambda entry: entry[0])]
@@ -247,6 +246,14 @@ class Ledger:
             self._clearing |= set(lease.devices)
             self.release([lease.id])
         return [Evict(lease, self.owners.get(need.owner, "")) for lease in leases.values()]
+
+    def _within_reach(self, device: Device, need: Need, now: float) -> bool:
+        """Whether nothing runs on this device that keeps the request waiting, but at most sessions idle for too long."""
+        if not need.fits(device) or device.id in self._clearing:
+            return False
+        return all(
+            not lease.running and now - lease.since >= self.idle_seconds for lease in self._blockers(device.id, need)
+        )
 
     def _choose(self, need: Need, usable: list[Device]) -> list[Device]:
         """The devices to grant: those of woken leases, then others with machines kept together.
@@ -293,7 +300,9 @@ class Ledger:
         holders: dict[str, list[str]] = {}
         for device in fitting:
             for lease in self._blockers(device.id, need):
-                idle = "" if lease.running else f" (idle {now - lease.since:.0f} s, released at {self.idle_seconds:.0f} s)"
+                idle = (
+                    "" if lease.running else f" (idle {now - lease.since:.0f} s, released at {self.idle_seconds:.0f} s)"
+                )
                 holders.setdefault(f"{lease.label}{idle}", []).append(str(device))
             if device.id in self._clearing:
                 holders.setdefault("a session that is being closed", []).append(str(device))

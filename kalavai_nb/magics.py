@@ -10,8 +10,8 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
 from kalavai_nb import pool as pools
 from kalavai_nb.cell import CellRun
-from kalavai_nb.errors import OptionError
-from kalavai_nb.options import OPTION_NAMES, parse
+from kalavai_nb.errors import CellSyntaxError, OptionError
+from kalavai_nb.options import OPTION_NAMES, RunOptions, parse
 from kalavai_nb.screen import publish
 from kalavai_nb.table import snapshot_html, snapshot_text
 
@@ -28,10 +28,10 @@ kalavai_nb.RunOptions explains each."""
 
 
 @magics_class
-class PoolMagics(Magics):  # type: ignore[misc]
+class PoolMagics(Magics):
     """The magics of one shell."""
 
-    @cell_magic("pool")  # type: ignore[misc, untyped-decorator]
+    @cell_magic("pool")  # type: ignore[untyped-decorator]
     def cell(self, line: str, cell: str) -> CellRun | None:
         """Run this cell on the ranks of the pool. ``%pool help`` lists the options."""
         given = parse(line)
@@ -40,7 +40,12 @@ class PoolMagics(Magics):  # type: ignore[misc]
         options = pool.defaults.updated(given)
         # lines are counted as the notebook counts them; a cell magic inside must stay first
         source = cell if cell.lstrip().startswith("%%") else f"# %%pool {line}\n{cell}"
-        run = pool.start_cell(source, options, number=self.shell.execution_count)
+        # the shell counts on before it runs a cell
+        number = self.shell.execution_count - 1
+        try:
+            run = pool.start_cell(source, options, number=number)
+        except SyntaxError as error:
+            raise CellSyntaxError(error, number) from None
         if run is None:
             return None
         if options.background is not None:
@@ -50,7 +55,7 @@ class PoolMagics(Magics):  # type: ignore[misc]
         run.result()
         return None
 
-    @line_magic("pool")  # type: ignore[misc, untyped-decorator]
+    @line_magic("pool")  # type: ignore[untyped-decorator]
     def line(self, line: str) -> None:
         """Look at the pool, or change it. ``%pool help`` lists what there is."""
         verb, _, rest = line.strip().partition(" ")
@@ -94,8 +99,10 @@ class PoolMagics(Magics):  # type: ignore[misc]
         if given.keys() & {"async", "dry_run"}:
             raise OptionError("--async and --dry-run are for one cell and cannot be set for all.")
         pool = pools.current_pool()
-        pool.defaults = pool.defaults.updated(given) if given else pools.RunOptions()
-        print(f"The cells that follow run with {rest}." if given else "The cells that follow run with the usual options.")
+        pool.defaults = pool.defaults.updated(given) if given else RunOptions()
+        print(
+            f"The cells that follow run with {rest}." if given else "The cells that follow run with the usual options."
+        )
 
     def _close(self, _: str) -> None:
         if not pools.has_pool():

@@ -70,14 +70,18 @@ class RunOptions:
         for key, value in given.items():
             field = _ALIASES.get(key, key)
             if field not in _READERS:
-                raise OptionError(f"there is no option {key!r}.{_nearest(key)} The options are: {', '.join(OPTION_NAMES)}.")
+                raise OptionError(
+                    f"there is no option {key!r}.{_nearest(key)} The options are: {', '.join(OPTION_NAMES)}."
+                )
             try:
                 read[field] = _READERS[field](value)
             except (ValueError, TypeError) as error:
                 raise OptionError(f"{key}={value} cannot be meant: {error}.") from None
         options = replace(self, **read)
         if options.gpus and options.gpus % options.per:
-            raise OptionError(f"gpus={options.gpus} cannot be shared out with per={options.per}: wanted a multiple of it.")
+            raise OptionError(
+                f"gpus={options.gpus} cannot be shared out with per={options.per}: wanted a multiple of it."
+            )
         return options
 
     def chosen(self, world_size: int) -> list[int]:
@@ -107,7 +111,9 @@ def parse(line: str) -> dict[str, str]:
     for word in words:
         key, equals, value = word.removeprefix("--").partition("=")
         if not equals and not word.startswith("--"):
-            raise OptionError(f"{word!r} is no option: wanted key=value or --flag, such as gpus=2 or --async.{_nearest(key)}")
+            raise OptionError(
+                f"{word!r} is no option: wanted key=value or --flag, such as gpus=2 or --async.{_nearest(key)}"
+            )
         key = key.replace("-", "_")
         if key in given:
             raise OptionError(f"{key}= is given twice: {given[key]!r} and {value!r}.")

@@ -76,11 +76,11 @@ class _Voice:
 class Transcript:
     """Merges what ranks say. ``say`` takes items in, ``due`` and ``finish`` give pieces to show."""
 
-    def __init__(self, ranks: Iterable[int], run: str) -> None:
+    def __init__(self, ranks: Iterable[int], run: str, *, lockstep: bool = False) -> None:
         self._voices = {rank: _Voice() for rank in ranks}
         self._run = run
         self._alone = len(self._voices) == 1
-        self._lockstep = False
+        self._lockstep = lockstep
         # the rank whose unfinished line stands at the end of the output
         self._open: tuple[int, str] | None = None
         self._bars: dict[int, str] = {}
@@ -98,12 +98,12 @@ class Transcript:
             return
         name, text = rest
         lines = (voice.partial.pop(name, "") + text).split("\n")
-        for line in lines[:-1]:
+        for line in (line.rstrip("\r") for line in lines[:-1]):
             voice.queue.append((now, (kind, name, line), line))
         if lines[-1]:
             voice.partial[name] = lines[-1]
             voice.partial_since = now
-            if "\r" in lines[-1]:
+            if _is_bar(lines[-1]):
                 self._set_bar(rank, lines[-1], live=True)
 
     def end(self, rank: int, now: float) -> None:
@@ -139,14 +139,25 @@ class Transcript:
         speaking = [rank for rank, voice in self._voices.items() if voice.queue]
         if not speaking:
             return []
-        next_one = min(speaking, key=lambda rank: (self._voices[rank].queue[0][0] // TOGETHER_SECONDS, rank))
-        since, key, _ = self._voices[next_one].queue[0]
+        since, key, _ = self._voices[self._first(speaking)].queue[0]
         same = [rank for rank in speaking if self._voices[rank].queue[0][1] == key]
         silent = [rank for rank, voice in self._voices.items() if not voice.queue and not voice.ended]
         if silent and now - since < self._patience(key[0]):
             return []
         self._lockstep = len(same) > 1 and not silent
         return same
+
+    def _first(self, speaking: list[int]) -> int:
+        """Whose output is next: the oldest, or that of a lower rank which came together with it.
+
+        Last values come after all that led to them.
+        """
+        heads = {rank: self._voices[rank].queue[0] for rank in speaking}
+        plain = {rank: head for rank, head in heads.items() if head[1][0] != "result"}
+        if not plain:
+            return min(heads)
+        oldest = min(since for since, _, _ in plain.values())
+        return min(rank for rank, (since, _, _) in plain.items() if since <= oldest + TOGETHER_SECONDS)
 
     def _patience(self, kind: str) -> float:
         if kind == "result":
@@ -166,7 +177,7 @@ class Transcript:
         return [*self._close_line(), self._picture(ranks, kind, content)]
 
     def _line(self, ranks: list[int], name: str, line: str) -> list[Piece]:
-        if "\r" in line.rstrip("\r"):
+        if _is_bar(line):
             for rank in ranks:
                 self._set_bar(rank, line, live=False)
             return []
@@ -182,7 +193,7 @@ class Transcript:
             if voice.queue or now - voice.partial_since < PARTIAL_SECONDS:
                 continue
             for name, text in voice.partial.items():
-                if "\r" in text or not text:
+                if _is_bar(text) or not text:
                     continue
                 if self._open == (rank, name):
                     pieces.append(Text(name, text))
@@ -247,6 +258,11 @@ class Transcript:
 
     def _who(self, ranks: list[int]) -> str:
         return "" if self._alone else f"[{rank_range(ranks)}] "
+
+
+def _is_bar(line: str) -> bool:
+    """Whether this line overwrites itself; a terminal's line end (``\\r\\n``) does not make it so."""
+    return "\r" in line.rstrip("\r")
 
 
 def rank_range(ranks: Iterable[int]) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 from kalavai_nb.blobs import interactive_namespace
 from kalavai_nb.cell import CellRun
 from kalavai_nb.deploy import EmbeddedPool
-from kalavai_nb.engine import Engine
+from kalavai_nb.engine import Engine, import_dask
 from kalavai_nb.errors import KalavaiError, NotEnoughDevices, PoolClosed
 from kalavai_nb.options import RunOptions
 from kalavai_nb.preview import preview
@@ -56,22 +56,22 @@ class Pool:
         self, invite: str | None = None, *, devices: int | None = None, idle_seconds: float = 60.0, quiet: bool = False
     ) -> None:
         global _current
-        self._say: Callable[[str], None] = (lambda _: None) if quiet else say
+        announce: Callable[[str], None] = (lambda _: None) if quiet else say
         self._embedded: EmbeddedPool | None = None
         if invite is None:
-            self._open(devices, idle_seconds)
+            self._open(devices, idle_seconds, announce)
         else:
             ticket = Invite.decode(invite)
             self._engine = Engine(ticket.address, ticket.identity, _label())
         self.defaults = RunOptions()
-        self._session = Session(self._engine, self._say)
+        self._session = Session(self._engine, say)
         self._sweeps: list[Sweep] = []
         self._closed = False
         self._pid = os.getpid()
         _current = self
         atexit.register(self.close)
         if invite is not None:
-            self._say(f"connected to the pool of {self._engine.pool}: {_count_of(self.devices)}")
+            announce(f"connected to the pool of {self._engine.pool}: {_count_of(self.devices)}")
 
     # what there is
 
@@ -109,14 +109,14 @@ class Pool:
         source : str or callable
             Text runs as a cell would. A callable is called in every rank with ``args``; its values come back.
         **options
-            Those of ``%%pool`` (see `RunOptions`), as text or as Python values: ``gpus=2, out=["loss"], timeout="10m"``;
+            Those of ``%%pool`` (see `RunOptions`), as text or as Python values: ``gpus=2, out=["loss"]``;
             ``async_=True`` returns a handle at once.
 
         Returns
         -------
         list, dict, CellRun or None
-            A callable's values by rank; for text, {name: values by rank} of ``out=``; a handle with ``async_``; None after
-            a ``dry_run``. Values over 100 MB are `RemoteValue`: ``get()`` brings them home.
+            A callable's values by rank; for text, {name: values by rank} of ``out=``; a handle with ``async_``; None
+            after a ``dry_run``. Values over 100 MB are `RemoteValue`: ``get()`` brings them home.
         """
         chosen = self.defaults.updated(options)
         run = self.start_cell(source, chosen, args=args)
@@ -139,7 +139,7 @@ class Pool:
         else:
             text = inspect.cleandoc(source) if source.startswith((" ", "\n")) else source
         if options.dry_run:
-            self._say(preview(self._engine, self._session, text, options, namespace))
+            say(preview(self._engine, self._session, text, options, namespace))
             return None
         return self._session.run(text, options, namespace, number=number, extra=extra)
 
@@ -232,16 +232,14 @@ class Pool:
 
     # inside
 
-    def _open(self, devices: int | None, idle_seconds: float) -> None:
+    def _open(self, devices: int | None, idle_seconds: float, announce: Callable[[str], None]) -> None:
         from kalavai_nb.worker.devices import local_devices
 
         local = local_devices(devices)
         label = _label()
         self._embedded = EmbeddedPool(label, local, idle_seconds)
         try:
-            # imports while the pool starts
-            import distributed  # noqa: F401
-
+            import_dask()  # while the pool starts
             self._address = self._embedded.wait()
             self._engine = Engine(self._address, self._embedded.identity(f"user:{label}"), label)
             self._wait_for(len(local))
@@ -249,7 +247,7 @@ class Pool:
             self._embedded.close()
             raise
         no_gpu = " (this machine has no GPU)" if local[0].kind == "cpu" else ""
-        self._say(f"opened an embedded pool: {_count_of(local)}{no_gpu}")
+        announce(f"opened an embedded pool: {_count_of(local)}{no_gpu}")
 
     def _wait_for(self, count: int) -> None:
         deadline = time.monotonic() + JOIN_SECONDS

@@ -23,10 +23,14 @@ def preview(engine: Engine, session: Session, source: str, options: RunOptions, 
     snapshot = engine.snapshot()
     devices = list({device.worker: device for _, placed in ranks for device in placed}.values())
     lines = ["dry run, nothing was started:"]
-    lines += [f"  rank {n}: {', '.join(map(str, placed))} ({_state(snapshot, placed, engine.owner)})" for n, placed in ranks]
+    lines += [
+        f"  rank {n}: {', '.join(map(str, placed))} ({_state(snapshot, placed, engine.owner)})" for n, placed in ranks
+    ]
     sizes = [f"{item.name} {human_bytes(item.packed.blob.total_bytes)}" for item in captured if not item.is_module]
     modules = [item.name for item in captured if item.is_module]
-    lines.append(f"  names to send: {', '.join(sizes) or 'none'}" + (f"; modules: {', '.join(modules)}" if modules else ""))
+    lines.append(
+        f"  names to send: {', '.join(sizes) or 'none'}" + (f"; modules: {', '.join(modules)}" if modules else "")
+    )
     lines += [f"  {difference}" for difference in _version_differences(engine, devices)] or ["  versions agree"]
     return "\n".join(lines)
 

@@ -16,11 +16,11 @@ DOCUMENT_CHARACTERS = 20_000
 
 
 class Screen(Protocol):
-    """Shows pieces in order; ``close`` draws what was held back."""
+    """Shows pieces in order; ``close`` draws what was held back, and says how it went where there is a place."""
 
     def show(self, pieces: list[Piece]) -> None: ...
 
-    def close(self) -> None: ...
+    def close(self, outcome: str) -> None: ...
 
 
 class CellScreen:
@@ -38,7 +38,7 @@ class CellScreen:
                 stream.flush()
             elif isinstance(piece, Bars):
                 if self._bars and self._bars.key != piece.key:
-                    self.close()
+                    self._draw_bars()
                 self._bars = piece
             elif isinstance(piece, Clear):
                 from IPython.display import clear_output
@@ -50,9 +50,12 @@ class CellScreen:
                     sys.stdout.flush()
                 publish(piece.data, piece.metadata, piece.key, piece.update)
         if self._bars and self._display_of(self._bars).is_due():
-            self.close()
+            self._draw_bars()
 
-    def close(self) -> None:
+    def close(self, outcome: str) -> None:
+        self._draw_bars()
+
+    def _draw_bars(self) -> None:
         if self._bars:
             self._display_of(self._bars).draw({"text/plain": self._bars.text})
             self._bars = None
@@ -95,19 +98,25 @@ class DocumentScreen:
     For cells that run on after they were left (``--async``): a display keeps its place, a stream does not.
     """
 
-    def __init__(self, key: str) -> None:
-        self.title = ""
+    def __init__(self, key: str, title: str) -> None:
+        self._title = title
         self._document = Document()
         self._display = LiveDisplay(key)
+        # drawn in the cell that makes it, so that this is where it stays
+        self._draw()
 
     def show(self, pieces: list[Piece]) -> None:
         self._document.add(pieces)
-        if self._display.is_due():
-            self.close()
+        if pieces and self._display.is_due():
+            self._draw()
 
-    def close(self) -> None:
-        plain = f"{self.title}\n{self._document.plain()}".strip()
-        self._display.draw({"text/plain": plain, "text/html": f"{html.escape(self.title)}{self._document.html()}"})
+    def close(self, outcome: str) -> None:
+        self._title = outcome
+        self._draw()
+
+    def _draw(self) -> None:
+        plain = f"{self._title}\n{self._document.plain()}".strip()
+        self._display.draw({"text/plain": plain, "text/html": f"{html.escape(self._title)}{self._document.html()}"})
 
 
 class Tabs:
@@ -143,7 +152,7 @@ class Fold:
         if pieces:
             self._tabs.draw_if_due()
 
-    def close(self) -> None:
+    def close(self, outcome: str) -> None:
         self._tabs.draw()
 
 

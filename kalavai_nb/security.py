@@ -8,7 +8,6 @@ What this keeps out is strangers; members can run code on every machine of the p
 from __future__ import annotations
 
 import base64
-import binascii
 import datetime
 import json
 import re
@@ -80,9 +79,7 @@ class Authority:
         return Identity(
             ca=self._certificate.public_bytes(pem).decode(),
             certificate=certificate.public_bytes(pem).decode(),
-            key=key.private_bytes(
-                pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            ).decode(),
+            key=key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode(),
         )
 
 
@@ -105,19 +102,20 @@ class Invite:
     def decode(cls, text: str) -> Invite:
         """Read an invite. Raises InviteError for text that is cut off, wrong or expired."""
         text = "".join(text.split())
+        if not text.startswith(SCHEME):
+            raise InviteError(f"this is no invite: wanted text that starts with {SCHEME}, got {text[:24]!r}.")
         body = text.removeprefix(SCHEME)
         try:
             raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
             if zlib.crc32(raw[4:]).to_bytes(4, "big") != raw[:4]:
-                raise InviteError(
-                    f"the invite is damaged or cut off ({len(text)} characters, its checksum does not fit); copy all of it again"
-                )
+                raise ValueError("checksum")
             fields = json.loads(zlib.decompress(raw[4:]))
             invite = cls(**{**fields, "identity": Identity(**fields["identity"])})
-        except (binascii.Error, zlib.error, ValueError, TypeError, KeyError) as error:
-            if isinstance(error, InviteError):
-                raise
-            raise InviteError(f"this is no invite: wanted text that starts with {SCHEME}, got {text[:24]!r}") from None
+        except (ValueError, TypeError, KeyError, zlib.error):
+            raise InviteError(
+                f"the invite is damaged or cut off: its checksum does not fit its {len(text)} characters. "
+                "Copy all of it again."
+            ) from None
         now = datetime.datetime.now().timestamp()
         if invite.expires < now:
             ago = datetime.timedelta(seconds=round(now - invite.expires))

@@ -15,8 +15,9 @@ from kalavai_nb.errors import NotEnoughDevices, OptionError
 from kalavai_nb.gang import Gang, Rank, Sending, gang_key, plan_sending
 from kalavai_nb.ledger import Need
 from kalavai_nb.options import RunOptions
-from kalavai_nb.screen import DocumentScreen
-from kalavai_nb.state import Device
+from kalavai_nb.outputs import rank_range
+from kalavai_nb.screen import DocumentScreen, LiveDisplay
+from kalavai_nb.state import Device, Lease
 from kalavai_nb.values import bring_home, split
 from kalavai_nb.view import make_view
 
@@ -56,9 +57,9 @@ class Session:
         captured = self.captured(source, options, namespace)
         captured += capture(dict.fromkeys(extra or (), 0), namespace, extra=extra or {})
         scattered = {name: _value_of(name, namespace) for name in options.scatter}
-        self._tell_news()
         gang = self._gangs.setdefault(gang_key(options), Gang())
         ranks, world_size = self._ready_ranks(gang, options)
+        self._tell_news()
         try:
             sending = plan_sending(gang, ranks, captured, explicit=options.send is not None)
             _scatter(sending, ranks, scattered, namespace)
@@ -105,7 +106,9 @@ class Session:
         fitting = [device for device in self._engine.snapshot().devices if need.fits(device)]
         free = [device for device in fitting if device.id not in held]
         if len(fitting) < need.count:
-            raise NotEnoughDevices(f"asked for {need}, but the pool has {len(fitting)}: {', '.join(map(str, fitting))}.")
+            raise NotEnoughDevices(
+                f"asked for {need}, but the pool has {len(fitting)}: {', '.join(map(str, fitting))}."
+            )
         expected = []
         for number in options.chosen(world_size):
             devices = gang.ranks[number].devices if number in gang.ranks else [free.pop(0) for _ in range(options.per)]
@@ -152,8 +155,8 @@ class Session:
         return fitting // options.per
 
     def _need(self, options: RunOptions, count: int, **more: Any) -> Need:
-        filters = {"per": options.per, "type": options.type, "host": options.host, "vram_bytes": options.vram}
-        return Need(owner=self._engine.owner, count=count, **filters, **more)
+        filters: dict[str, Any] = {"per": options.per, "type": options.type, "host": options.host}
+        return Need(owner=self._engine.owner, count=count, vram_bytes=options.vram, **filters, **more)
 
     def _fresh_ranks(self, gang: Gang, chosen: list[int], options: RunOptions) -> list[Rank]:
         """Lease the devices of the chosen ranks; returns those that have no process yet."""
@@ -162,16 +165,37 @@ class Session:
             need = self._need(options, 0)
             fitting = [device for device in self._engine.snapshot().devices if need.fits(device)]
             return [Rank(number, "", [fitting[number]]) for number in missing]
-        wakes = tuple(gang.ranks[number].lease for number in chosen if number in gang.ranks)
+        wakes = {gang.ranks[number].lease: number for number in chosen if number in gang.ranks}
         others = [d.id for n, rank in gang.ranks.items() if n not in chosen for d in rank.devices]
-        need = self._need(options, len(chosen) * options.per, wakes=wakes, avoid=tuple(others))
-        leases = self._engine.acquire(need, options.wait, lambda reason: self._say(f"waiting: {reason}"))
-        granted = [lease for lease in leases if lease.id not in wakes]
-        if not granted:
-            return []
-        devices = {device.id: device for device in self._engine.snapshot().devices}
-        pairs = zip(missing, granted, strict=True)
-        return [Rank(number, lease.id, [devices[id] for id in lease.devices]) for number, lease in pairs]
+        need = self._need(options, len(chosen) * options.per, wakes=tuple(wakes), avoid=tuple(others))
+        leases = {lease.id: lease for lease in self._acquire(need, options)}
+        try:
+            # an idle rank may have been released in the moment before it was asked for
+            for number in [number for lease, number in wakes.items() if lease not in leases]:
+                self._forget(gang, number, "was released while idle, since another notebook waited for its device")
+                missing = sorted([*missing, number])
+            granted = [lease for lease in leases.values() if lease.id not in wakes]
+            devices = {device.id: device for device in self._engine.snapshot().devices} if granted else {}
+            pairs = zip(missing, granted, strict=True)
+            return [Rank(number, lease.id, [devices[id] for id in lease.devices]) for number, lease in pairs]
+        except BaseException:
+            self._engine.release(lease for lease in leases if lease not in wakes)
+            self._engine.rest(lease for lease in leases if lease in wakes)
+            raise
+
+    def _acquire(self, need: Need, options: RunOptions) -> list[Lease]:
+        display = LiveDisplay(f"wait-{secrets.token_hex(4)}")
+        started = time.monotonic()
+        waited: list[str] = []
+
+        def on_wait(reason: str) -> None:
+            waited.append(reason)
+            display.draw({"text/plain": f"[pool] waiting: {reason}"})
+
+        leases = self._engine.acquire(need, options.wait, on_wait)
+        if waited:
+            display.draw({"text/plain": f"[pool] waited {time.monotonic() - started:.1f} s for {need}"})
+        return leases
 
     def _start(self, ranks: list[Rank]) -> None:
         messages = []
@@ -220,7 +244,8 @@ class Session:
         self._engine.place(packed, [device for rank in ranks for device in rank.devices], on_piece)
         parts = []
         for word, items in (("sent", sending.sent), ("reused", sending.reused)):
-            named = [f"{i.name} ({human_bytes(i.packed.blob.total_bytes)})" for i in items if not i.is_module]
+            shown = [item for item in items if not item.is_module and not item.name.startswith("_call")]
+            named = [f"{item.name} ({human_bytes(item.packed.blob.total_bytes)})" for item in shown]
             if named:
                 parts.append(f"{word} {', '.join(dict.fromkeys(named))}")
         kept = [item.name for item in sending.kept if not item.is_module]
@@ -240,9 +265,12 @@ class Session:
         self, source: str, options: RunOptions, ranks: list[Rank], world_size: int, sending: Sending, number: int
     ) -> CellRun:
         id = secrets.token_hex(4)
-        screen = DocumentScreen(f"{id}-document") if options.background is not None else None
-        view = make_view(options.show, [rank.number for rank in ranks], id, screen)
-        run = CellRun(number or len(self.runs) + 1, id, self._engine, ranks, options, view)
+        number = number or len(self.runs) + 1
+        numbers = [rank.number for rank in ranks]
+        title = f"cell {number} runs on ranks {rank_range(numbers)}"
+        screen = DocumentScreen(f"{id}-document", title) if options.background is not None else None
+        view = make_view(options.show, numbers, id, screen, patient=any(rank.fresh for rank in ranks))
+        run = CellRun(number, id, self._engine, ranks, options, view)
         messages = []
         for local_rank, rank in enumerate(ranks):
             take = {name: (c.packed.blob.digest, c.packed.blob.sizes) for name, c in sending.take[rank.number].items()}
@@ -285,7 +313,7 @@ class Session:
         with self._lock:
             for rank in run.ranks:
                 if report := run.report(rank.number):
-                    rank.names, rank.port = dict(report["names"]), report["port"]
+                    rank.names, rank.port, rank.fresh = dict(report["names"]), report["port"], False
                 elif gang.ranks.get(rank.number) is rank:
                     del gang.ranks[rank.number]
                     dead.append(rank)
@@ -316,11 +344,16 @@ class Session:
             busy = {id(rank) for run in self.running() for rank in run.ranks}
             for gang in self._gangs.values():
                 for rank in [rank for rank in gang.ranks.values() if id(rank) not in busy]:
-                    why = _why_gone(event, rank)
-                    if why:
-                        del gang.ranks[rank.number]
-                        names = ", ".join(sorted(rank.names))
-                        self._news.append(f"rank {rank.number} ({rank.where}) {why}." + (f" Lost with it: {names}." if names else ""))
+                    if why := _why_gone(event, rank):
+                        self._forget(gang, rank.number, why)
+
+    def _forget(self, gang: Gang, number: int, why: str) -> None:
+        """This rank is gone; the next cell says so, and which names went with it."""
+        with self._lock:
+            rank = gang.ranks.pop(number)
+            names = ", ".join(sorted(rank.names))
+            lost = f" Lost with it: {names}." if names else ""
+            self._news.append(f"rank {rank.number} ({rank.where}) {why}.{lost}")
 
     def _tell_news(self) -> None:
         with self._lock:
@@ -333,7 +366,9 @@ def _why_gone(event: Event, rank: Rank) -> str:
     if event["kind"] == "evicted" and event["lease"] == rank.lease:
         return f"was released while idle, since {event['wanted_by']} waited for its device"
     if event["kind"] == "died" and event["generation"] == rank.generation:
-        return f"{event['how']} while idle" + (", because the machine ran out of memory" if event["out_of_memory"] else "")
+        return f"{event['how']} while idle" + (
+            ", because the machine ran out of memory" if event["out_of_memory"] else ""
+        )
     if event["kind"] == "lost" and event["worker"] == rank.worker:
         return "was lost with its worker"
     return ""

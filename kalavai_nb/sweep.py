@@ -10,14 +10,13 @@ import contextlib
 import queue
 import secrets
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kalavai_nb.blobs import Packed
-from kalavai_nb.capture import human_bytes, pack_argument
-from kalavai_nb.engine import Engine, Event, present
+from kalavai_nb.capture import pack_argument
+from kalavai_nb.engine import Engine, Event
 from kalavai_nb.errors import PoolClosed, SweepError, TrialError
 from kalavai_nb.failure import original_error
 from kalavai_nb.ledger import Need
@@ -84,7 +83,7 @@ class Sweep:
         return (min if self.mode == "min" else max)(complete, key=self._score)
 
     def table(self) -> pd.DataFrame:
-        """One row per trial: index, state, seconds, device, attempts, error, with dict configs and values spread out."""
+        """One row per trial: state, config, value, seconds, device, attempts and error, with dicts spread out."""
         import pandas as pd
 
         rows = []
@@ -211,7 +210,14 @@ class Sweep:
         self._set(index, state=TrialState.RUNNING, device=str(device), attempts=self._trials[index].attempts + 1)
         self._engine.place([self._fn, self._configs[index]], [device])
         blobs = [[packed.blob.digest, list(packed.blob.sizes)] for packed in (self._fn, self._configs[index])]
-        message = {"op": "kn_trial", "owner": self._engine.owner, "run": run, "index": index, "fn": blobs[0], "config": blobs[1]}
+        message = {
+            "op": "kn_trial",
+            "owner": self._engine.owner,
+            "run": run,
+            "index": index,
+            "fn": blobs[0],
+            "config": blobs[1],
+        }
         [reply] = self._engine.call([(device.worker, message)])
         if reply:
             self._lose(device.worker, running)
@@ -298,4 +304,8 @@ def _failures(name: str, count: int, bad: list[Trial]) -> str:
         what = f"{type(trial.error).__name__}: {trial.error}" if trial.error else str(trial.state).lower()
         groups.setdefault(what, []).append(trial.index)
     lines = [f"trial{'s' * (len(i) > 1)} {', '.join(map(str, i))}: {what}" for what, i in groups.items()]
-    return f"{len(bad)} of {count} trials of {name} have no value.\n" + "\n".join(lines) + "\nsweep.table() has all the others."
+    return (
+        f"{len(bad)} of {count} trials of {name} have no value.\n"
+        + "\n".join(lines)
+        + "\nsweep.table() has all the others."
+    )

@@ -39,7 +39,8 @@ def describe(name: str, trials: list[Trial], seconds: float) -> str:
     filled = BAR_CHARACTERS * finished // len(trials) if trials else BAR_CHARACTERS
     states = ", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])
     left = f", about {seconds / finished * (len(trials) - finished):.0f} s left" if 0 < finished < len(trials) else ""
-    lines = [f"{name} [{'█' * filled}{'·' * (BAR_CHARACTERS - filled)}] {finished}/{len(trials)}: {states}; {seconds:.1f} s{left}"]
+    bar = "█" * filled + "·" * (BAR_CHARACTERS - filled)
+    lines = [f"{name} [{bar}] {finished}/{len(trials)}: {states}; {seconds:.1f} s{left}"]
     running = [f"  {trial.device}: trial {trial.index}" for trial in trials if trial.state is TrialState.RUNNING]
     lines += running[:DEVICE_LINES] + [f"  and {len(running) - DEVICE_LINES} more"] * (len(running) > DEVICE_LINES)
     errors = Counter(f"{type(trial.error).__name__}: {trial.error}".splitlines()[0] for trial in trials if trial.error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from kalavai_nb.capture import human_bytes
@@ -45,8 +46,10 @@ def split(name: str, value: Any, parts: int) -> list[Any]:
         length = len(value)
         bounds = [length * part // parts for part in range(parts + 1)]
         rows = value.iloc if hasattr(value, "iloc") else value
-        if isinstance(value, (Mapping, str, bytes)) or not (isinstance(value, Sequence) or hasattr(rows, "__getitem__")):
+        if isinstance(value, (Mapping, str, bytes)) or not (
+            isinstance(value, Sequence) or hasattr(rows, "__getitem__")
+        ):
             raise TypeError(type(value).__name__)
-        return [rows[low:high] for low, high in zip(bounds, bounds[1:], strict=False)]
+        return [rows[low:high] for low, high in pairwise(bounds)]
     except TypeError as error:
         raise TypeError(f"scatter={name} cannot be split: wanted a list, array or DataFrame, got {error}") from None

@@ -36,20 +36,25 @@ class View:
         pauses = [pause for transcript, _ in self._pairs if (pause := transcript.pause(now)) is not None]
         return min(pauses, default=None)
 
-    def close(self, now: float) -> None:
-        """Show all that is left."""
+    def close(self, now: float, outcome: str) -> None:
+        """Show all that is left, and how it went where there is a place for it."""
         self.refresh(now)
         for _, screen in self._pairs:
-            screen.close()
+            screen.close(outcome)
 
 
-def make_view(show: str, ranks: list[int], run: str, screen: DocumentScreen | None = None) -> View:
-    """The view that ``show=`` names, in the running cell or on the ``screen`` of a cell that was left."""
+def make_view(
+    show: str, ranks: list[int], run: str, screen: DocumentScreen | None = None, *, patient: bool = False
+) -> View:
+    """The view that ``show=`` names, in the running cell or on the ``screen`` of a cell that was left.
+
+    ``patient`` lets the first line wait longer for the other ranks to say the same.
+    """
     if show == "none":
         return View({})
     if show == "tabs":
         tabs = Tabs(f"{run}-tabs", ranks)
         return View({rank: (Transcript([rank], f"{run}-{rank}"), Fold(tabs, rank)) for rank in ranks})
     shown = ranks[:1] if show == "rank0" else ranks
-    pair: tuple[Transcript, Screen] = (Transcript(shown, run), screen or CellScreen())
+    pair: tuple[Transcript, Screen] = (Transcript(shown, run, lockstep=patient), screen or CellScreen())
     return View(dict.fromkeys(shown, pair))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import re
@@ -10,10 +11,19 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+import psutil
 from jupyter_client.manager import KernelManager
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 PATIENCE_SECONDS = 120.0
+
+
+def listens_on(process: psutil.Process, address: str) -> bool:
+    """Whether this process listens on the port of ``tls://host:port``."""
+    with contextlib.suppress(psutil.Error):
+        connections = process.net_connections("tcp")
+        return any(c.status == "LISTEN" and address.endswith(f":{c.laddr.port}") for c in connections)
+    return False
 
 
 @dataclass
@@ -73,6 +83,10 @@ class Notebook:
     def pid(self) -> int:
         return int(self.manager.provisioner.pid)
 
+    def descendants(self) -> list[psutil.Process]:
+        """The pool's processes among all there are: those that were told of, or forked from, this kernel."""
+        return psutil.Process(self.pid).children(recursive=True)
+
     def begin(self, source: str) -> str:
         return str(self.client.execute(source))
 
@@ -90,7 +104,9 @@ class Notebook:
 
     def wait_for_text(self, request: str, text: str, timeout: float = PATIENCE_SECONDS) -> Cell:
         """Messages of this request until its streams or displays contain ``text``."""
-        return self._collect(request, time.monotonic() + timeout, lambda message: text in str(message["content"]))
+        shown = ("stream", "display_data", "update_display_data")
+        enough = lambda message: message["msg_type"] in shown and text in str(message["content"])  # noqa: E731
+        return self._collect(request, time.monotonic() + timeout, enough)
 
     def interrupt(self) -> None:
         """■: SIGINT to the kernel's process group, as Jupyter does it."""
@@ -122,7 +138,9 @@ class Notebook:
                 break
             cell.messages.append((time.time(), message))
             # content alone would hide what many small messages cost
-            cell.message_bytes += sum(len(str(message[part])) for part in ("header", "parent_header", "content", "metadata"))
+            cell.message_bytes += sum(
+                len(str(message[part])) for part in ("header", "parent_header", "content", "metadata")
+            )
             if enough(message):
                 return cell
         cell.seconds = time.monotonic() - started

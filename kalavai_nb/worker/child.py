@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 PRELOAD = ["kalavai_nb.worker.preload"]
-LOG_TAIL_BYTES = 4000
+LOG_TAIL_BYTES = 16_000
 
 _context = multiprocessing.get_context("forkserver")
 
@@ -37,7 +37,7 @@ def share_fork_server() -> None:
 
     multiprocessing hands a child the server's address, but `ensure_running` would start a second, cold server.
     """
-    server = forkserver._forkserver  # type: ignore[attr-defined]
+    server: Any = forkserver._forkserver
     if getattr(server, "_forkserver_address", None) and getattr(server, "_forkserver_alive_fd", None) is not None:
         server.ensure_running = lambda: None
     else:

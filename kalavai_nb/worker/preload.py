@@ -4,6 +4,10 @@ import contextlib
 import gc
 import sys
 
+# tqdm.auto decides once what it is: before there is a kernel, it is the one that prints, which needs no widgets
+with contextlib.suppress(ImportError):
+    import tqdm.auto  # noqa: F401
+
 # ipykernel takes a debugger in with debugpy; nobody can attach one to a rank, and the import costs 0.6 s in each
 sys.modules["debugpy"] = None  # type: ignore[assignment]
 import ipykernel.debugger  # noqa: E402, F401

@@ -8,6 +8,7 @@ source rides in the ``kalavai`` field of the execute request's metadata (`Order`
 from __future__ import annotations
 
 import base64
+import faulthandler
 import os
 import random
 import signal
@@ -44,7 +45,7 @@ class Order(TypedDict):
 
 
 class Report(TypedDict):
-    """What a cell left in a rank: the digest of each name (empty where the rank assigned it), and what was asked for."""
+    """What a cell left in a rank: each name's digest (empty where the rank assigned it), and what was asked for."""
 
     names: dict[str, str]
     out: dict[str, dict[str, Any]]
@@ -60,6 +61,7 @@ class RankKernel(IPythonKernel):
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self._received: dict[str, tuple[str, Any]] = {}
+        self._error: BaseException | None = None
 
     def pre_handler_hook(self) -> None:
         super().pre_handler_hook()
@@ -83,8 +85,10 @@ class RankKernel(IPythonKernel):
         cell_id: str | None = None,
     ) -> dict[str, Any]:
         order: Order | None = (cell_meta or {}).get("kalavai")
+        reply: dict[str, Any]
         if order is None:
-            return await super().do_execute(code, silent, store_history, user_expressions, allow_stdin)
+            reply = await super().do_execute(code, silent, store_history, user_expressions, allow_stdin)
+            return reply
         self.shell.execution_count = order["count"]
         self.shell.last_execution_result = None
         try:
@@ -141,7 +145,7 @@ class RankKernel(IPythonKernel):
     def _pickled_error(self, reply: dict[str, Any]) -> str:
         """The exception itself, as text; empty where it cannot be pickled."""
         result = self.shell.last_execution_result
-        error = (result and (result.error_in_exec or result.error_before_exec)) or getattr(self, "_error", None)
+        error = (result and (result.error_in_exec or result.error_before_exec)) or self._error
         self._error = None
         try:
             return base64.b64encode(cloudpickle.dumps(error)).decode() if error else ""
@@ -158,7 +162,6 @@ def main(directory: str, interrupts: Connection) -> None:
     config = Config()
     config.HistoryManager.enabled = False
     RankKernel.interrupts = interrupts
-    # as arguments, not as config: tqdm.auto takes a kernel with IPKernelApp in its config for one that shows widgets
     app = IPKernelApp.instance(
         config=config,
         connection_file=os.path.join(directory, "kernel.json"),
@@ -167,6 +170,8 @@ def main(directory: str, interrupts: Connection) -> None:
         kernel_class=RankKernel,
     )
     app.initialize([])
+    # a crash in C code leaves its last words in the log, though the kernel listens to descriptor 2
+    faulthandler.enable(open(os.path.join(directory, "log"), "a"))
     sys.path.insert(0, "")
     app.start()
 
@@ -200,6 +205,10 @@ def _torch_device(name: str) -> Any:
 def _leave_process_group() -> None:
     """After a failed cell its process group is broken for all ranks: leave it, so that the cell can run again."""
     distributed = sys.modules.get("torch.distributed")
-    if distributed and distributed.is_available() and distributed.is_initialized():
-        if distributed.get_backend() == "gloo":
-            distributed.destroy_process_group()
+    if (
+        distributed
+        and distributed.is_available()
+        and distributed.is_initialized()
+        and distributed.get_backend() == "gloo"
+    ):
+        distributed.destroy_process_group()

@@ -68,7 +68,8 @@ class RankProcess:
         """Run a cell; what it shows goes to ``outbox``, then its end: a reply of the kernel, or how the rank died."""
         self.outbox = outbox
         running = asyncio.ensure_future(self._converse(code, order, outbox))
-        await asyncio.wait([running, self.child.ended], return_when=asyncio.FIRST_COMPLETED)
+        either: list[asyncio.Future[Any]] = [running, self.child.ended]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not running.done():
             # what it said last may still be in the sockets
             await asyncio.wait([running], timeout=0.1)

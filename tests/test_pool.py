@@ -1,0 +1,178 @@
+"""The embedded pool: how it starts, what it opens to the world, and that it is gone when its notebook is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from notebook import Notebook
+
+GONE_SECONDS = 10.0
+
+
+def pool_processes(notebook: Notebook) -> list[psutil.Process]:
+    """Machine, head, workers, fork server and ranks."""
+    found = notebook.descendants()
+    assert len(found) >= 7
+    return found
+
+
+def assert_gone(processes: list[psutil.Process]) -> None:
+    _, alive = psutil.wait_procs(processes, timeout=GONE_SECONDS)
+    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.fixture
+def running(notebook: Notebook) -> Notebook:
+    notebook.ok("import kalavai_nb as kn\npool = kn.Pool(quiet=True)")
+    notebook.ok("%%pool\nimport subprocess\nsubprocess.Popen(['sleep', '600'])")
+    return notebook
+
+
+def test_the_pool_is_gone_when_its_kernel_is_killed(running: Notebook) -> None:
+    processes = pool_processes(running)
+    running.kill()
+    assert_gone(processes)
+
+
+def test_the_pool_is_gone_when_its_kernel_is_killed_while_ranks_hold_the_gil(running: Notebook) -> None:
+    request = running.begin("%%pool\nimport ctypes\nprint('begun', flush=True)\nctypes.PyDLL(None).sleep(600)")
+    running.wait_for_text(request, "begun")
+    processes = pool_processes(running)
+    running.kill()
+    assert_gone(processes)
+
+
+def test_the_pool_is_gone_when_its_kernel_is_restarted_or_closed(running: Notebook) -> None:
+    processes = pool_processes(running)
+    running.manager.restart_kernel()
+    assert_gone(processes)
+    running.client.wait_for_ready(timeout=60)
+    running.ok("%load_ext kalavai_nb")
+    running.ok("%%pool\nrank")
+    processes = pool_processes(running)
+    running.manager.shutdown_kernel()
+    assert_gone(processes)
+
+
+def test_no_scratch_is_left_behind(running: Notebook, tmp_path: Path) -> None:
+    (directory,) = {
+        file.path.split("/blobs")[0].rsplit("/rank-", 1)[0]
+        for process in running.descendants()
+        for file in process.open_files()
+        if "/rank-" in file.path
+    }
+    assert Path(directory).is_dir()
+    assert Path(directory).stat().st_mode & 0o777 == 0o700
+    running.ok("pool.close()")
+    assert not Path(directory).exists()
+
+
+def test_close_is_idempotent_and_what_follows_says_so(running: Notebook) -> None:
+    running.ok("pool.close()\npool.close()")
+    assert "this pool is closed; open a new one with kn.Pool()" in running.run("pool.devices").traceback
+    assert "4 CPU stand-ins (this machine has no GPU)" in running.ok("%%pool\npass").stream()
+
+
+def test_it_listens_on_loopback_alone_and_on_nothing_but_tls(running: Notebook) -> None:
+    listening = [
+        connection.laddr
+        for process in running.descendants()
+        for connection in process.net_connections("inet")
+        if connection.status == "LISTEN"
+    ]
+    assert listening
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+    for port in {address.port for address in listening}:
+        # neither HTTP nor Dask without TLS gets a word out of any port
+        with pytest.raises((urllib.error.URLError, OSError)):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/status", timeout=1)
+
+
+def test_a_stranger_without_a_certificate_is_refused(running: Notebook) -> None:
+    address = running.ok("pool._address").displays[0]["text/plain"].strip("'")
+    source = (
+        "import asyncio, ssl, sys\n"
+        "host, port = sys.argv[1].split('://')[1].split(':')\n"
+        "context = ssl.create_default_context(); context.check_hostname = False; context.verify_mode = ssl.CERT_NONE\n"
+        "async def main():\n"
+        "    reader, writer = await asyncio.open_connection(host, int(port), ssl=context)\n"
+        "    writer.write(b'x' * 100); await writer.drain()\n"
+        "    assert await asyncio.wait_for(reader.read(1), 10)\n"
+        "asyncio.run(main())\n"
+    )
+    refused = subprocess.run(
+        [sys.executable, "-c", source, address], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert refused.returncode != 0
+    assert "CERTIFICATE_REQUIRED" in refused.stderr or "AssertionError" in refused.stderr or "Reset" in refused.stderr
+
+
+def test_a_second_notebook_connects_by_invite_and_is_told_when_the_head_ends(running: Notebook) -> None:
+    invite = running.ok("pool.invite(role='user', expires='10m')").displays[0]["text/plain"].strip("'")
+    with Notebook() as second:
+        second.ok("%load_ext kalavai_nb")
+        assert "4 CPU stand-ins" in second.ok(f"%pool connect {invite}").stream()
+        assert "runs" in second.ok("%pool").text or "idle" in second.ok("%pool").text
+        assert "cut off" in second.run(f"%pool connect {invite[:-10]}").traceback
+        assert "this is no invite" in second.run("%pool connect hello").traceback
+        running.ok("pool.close()")
+        deadline = time.monotonic() + 30
+        while (cell := second.run("%%pool\npass")).status == "ok" and time.monotonic() < deadline:
+            pass
+        assert "PoolClosed" in cell.traceback
+
+
+def test_an_owner_that_vanishes_gives_its_devices_back(running: Notebook) -> None:
+    running.ok("%pool restart")
+    invite = running.ok("pool.invite()").displays[0]["text/plain"]
+    second = Notebook()
+    second.ok(f"%load_ext kalavai_nb\nimport kalavai_nb as kn\npool = kn.Pool({invite})")
+    request = second.begin("%%pool\nprint('begun', flush=True)\nimport time\ntime.sleep(600)")
+    second.wait_for_text(request, "begun")
+    second.kill()
+    assert "[0-3] 4" in running.ok("%%pool\nprint(world_size)", timeout=60).stream()
+    second.close()
+
+
+def test_a_forked_child_of_the_notebook_does_not_close_the_pool(running: Notebook) -> None:
+    running.ok("import os\npid = os.fork()\nif pid == 0:\n    pool.close(); os._exit(0)\nos.waitpid(pid, 0)")
+    running.ok("%%pool\nrank")
+
+
+def test_it_works_in_a_plain_script(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import kalavai_nb as kn\n"
+        "def square(x):\n    return x * x\n"
+        "if __name__ == '__main__':\n"
+        "    with kn.Pool(devices=2, quiet=True) as pool:\n"
+        "        print(pool.run('print(rank)\\nx = rank', out=['x']))\n"
+        "        print(pool.run(square, 3))\n"
+        "        print(pool.map(square, [1, 2, 3], show=False).values)\n"
+        "        try:\n            pool.run('1/0')\n"
+        "        except ZeroDivisionError as error:\n            print('caught', error, len(error.__notes__))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-4:] == ["{'x': [0, 1]}", "[9, 9]", "[1, 4, 9]", "caught division by zero 1"]
+
+
+def test_snapshot_is_plain_json(running: Notebook) -> None:
+    text = running.ok("import json\nprint(json.dumps(pool.snapshot().to_dict()))").stream()
+    snapshot = json.loads(text)
+    assert [device["kind"] for device in snapshot["devices"]] == ["cpu"] * 4
+    assert len(snapshot["leases"]) == 4
+
+
+def test_more_devices_than_gpus_and_no_devices_are_refused(notebook: Notebook) -> None:
+    cell = notebook.run("import kalavai_nb as kn\nkn.Pool(devices=0)")
+    assert "devices=0" in cell.traceback

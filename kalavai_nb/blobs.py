@@ -15,6 +15,7 @@ import io
 import mmap
 import os
 import pickle
+import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -172,10 +173,12 @@ _NAMESPACE = _Namespace()
 
 def interactive_namespace() -> dict[str, Any]:
     """The user's namespace in this process: IPython's where there is one, else that of ``__main__``."""
-    import sys
+    shell = None
+    if "IPython" in sys.modules:
+        # imported, not looked up: another thread may be in the middle of importing it
+        from IPython import get_ipython
 
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
+        shell = get_ipython()
     namespace: dict[str, Any] = shell.user_ns if shell else vars(sys.modules["__main__"])
     return namespace
 

@@ -12,9 +12,8 @@ from typing import Any
 
 from kalavai_nb.blobs import Blob, Packed, load_bytes
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
-from kalavai_nb.ledger import Need
 from kalavai_nb.security import Identity
-from kalavai_nb.state import Device, Lease, Snapshot, Waiting
+from kalavai_nb.state import Device, Lease, Need, Snapshot, Waiting
 
 PIECE_BYTES = 8 << 20
 INLINE_BYTES = 1 << 20

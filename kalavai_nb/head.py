@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from kalavai_nb.ledger import Evict, Ledger, Need
+from kalavai_nb.ledger import Evict, Ledger
 from kalavai_nb.security import Identity
-from kalavai_nb.state import Device, Snapshot
+from kalavai_nb.state import Device, Need, Snapshot
 
 if TYPE_CHECKING:
     from distributed import Scheduler

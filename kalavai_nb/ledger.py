@@ -16,45 +16,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from fnmatch import fnmatch
 
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
-from kalavai_nb.state import Device, Lease, Waiting
+from kalavai_nb.state import Device, Lease, Need, Waiting
 
 AWAY_SECONDS = 30.0
-
-
-@dataclass(frozen=True)
-class Need:
-    """What an owner asks for: ``count`` devices, in groups of ``per`` on one machine, each with ``share`` free.
-
-    Every group becomes a lease of its own, so that a rank can be replaced, grown or taken back by itself. ``wakes`` are
-    idle leases of this owner (the ranks that a session has already): their devices come first, in this order.
-    ``avoid`` are devices that will not do, such as those of the session's other ranks.
-    """
-
-    owner: str
-    count: int
-    kind: str = "session"
-    per: int = 1
-    share: float = 1.0
-    type: str = ""
-    host: str = ""
-    vram_bytes: int = 0
-    wakes: tuple[str, ...] = ()
-    avoid: tuple[str, ...] = ()
-
-    def fits(self, device: Device) -> bool:
-        """Whether this device is of the kind that was asked for."""
-        names = (device.name.lower(), device.kind)
-        type_ok = not self.type or any(fnmatch(name, f"*{self.type.lower()}*") for name in names)
-        host_ok = not self.host or fnmatch(device.host, self.host)
-        return type_ok and host_ok and device.memory_bytes >= self.vram_bytes and device.id not in self.avoid
-
-    def __str__(self) -> str:
-        filters = {"type": self.type, "host": self.host, "vram": self.vram_bytes and f"{self.vram_bytes / 2**30:g}GB"}
-        wanted = " ".join(f"{name}={value}" for name, value in filters.items() if value)
-        return f"{self.count} device{'s' * (self.count != 1)}" + (f" with {wanted}" if wanted else "")
 
 
 @dataclass(frozen=True)
@@ -248,7 +214,7 @@ class Ledger:
         return [Evict(lease, self.owners.get(need.owner, "")) for lease in leases.values()]
 
     def _within_reach(self, device: Device, need: Need, now: float) -> bool:
-        """Whether nothing runs on this device that keeps the request waiting, but at most sessions idle for too long."""
+        """Whether nothing runs on this device that keeps the request waiting, but sessions idle for too long."""
         if not need.fits(device) or device.id in self._clearing:
             return False
         return all(

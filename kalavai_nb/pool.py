@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import contextlib
 import inspect
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import Any
 
+from kalavai_nb.announce import count_devices, owner_label, say
 from kalavai_nb.blobs import interactive_namespace
 from kalavai_nb.cell import CellRun
 from kalavai_nb.deploy import EmbeddedPool
@@ -62,7 +60,7 @@ class Pool:
             self._open(devices, idle_seconds, announce)
         else:
             ticket = Invite.decode(invite)
-            self._engine = Engine(ticket.address, ticket.identity, _label())
+            self._engine = Engine(ticket.address, ticket.identity, owner_label())
         self.defaults = RunOptions()
         self._session = Session(self._engine, say)
         self._sweeps: list[Sweep] = []
@@ -71,7 +69,7 @@ class Pool:
         _current = self
         atexit.register(self.close)
         if invite is not None:
-            announce(f"connected to the pool of {self._engine.pool}: {_count_of(self.devices)}")
+            announce(f"connected to the pool of {self._engine.pool}: {count_devices(self.devices)}")
 
     # what there is
 
@@ -96,7 +94,7 @@ class Pool:
         if not self._embedded:
             raise KalavaiError("only the notebook that opened the pool can invite to it")
         seconds = parse_seconds(expires)
-        identity = self._embedded.identity(f"user:{_label()}", seconds)
+        identity = self._embedded.identity(f"user:{owner_label()}", seconds)
         return Invite(self._engine.pool, self._address, role, time.time() + seconds, identity).encode()
 
     # using it
@@ -197,7 +195,7 @@ class Pool:
         self._check()
         for run in self._session.running():
             run.cancel()
-        return self._session.restart()
+        return self._session.roster.restart()
 
     def close(self) -> None:
         """Leave the pool; an embedded one ends with all that runs on it. Idempotent."""
@@ -236,7 +234,7 @@ class Pool:
         from kalavai_nb.worker.devices import local_devices
 
         local = local_devices(devices)
-        label = _label()
+        label = owner_label()
         self._embedded = EmbeddedPool(label, local, idle_seconds)
         try:
             import_dask()  # while the pool starts
@@ -247,7 +245,7 @@ class Pool:
             self._embedded.close()
             raise
         no_gpu = " (this machine has no GPU)" if local[0].kind == "cpu" else ""
-        announce(f"opened an embedded pool: {_count_of(local)}{no_gpu}")
+        announce(f"opened an embedded pool: {count_devices(local)}{no_gpu}")
 
     def _wait_for(self, count: int) -> None:
         deadline = time.monotonic() + JOIN_SECONDS
@@ -275,24 +273,3 @@ def has_pool() -> bool:
 def check_options(given: dict[str, str]) -> None:
     """Raise OptionError for options that cannot be meant, before anything is opened or touched."""
     RunOptions().updated(given)
-
-
-def say(text: str) -> None:
-    """One line of ours among a cell's output."""
-    sys.stdout.write(f"[pool] {text}\n")
-    with contextlib.suppress(ValueError):
-        sys.stdout.flush()
-
-
-def _label() -> str:
-    """What other owners call this notebook or script."""
-    name = Path(os.environ.get("JPY_SESSION_NAME", "") or sys.argv[0] or "python").name
-    return f"{'notebook' if name == 'ipykernel_launcher.py' else name} ({os.getpid()})"
-
-
-def _count_of(devices: list[Device]) -> str:
-    names: dict[str, int] = {}
-    for device in devices:
-        kind = "CPU stand-in" if device.kind == "cpu" else device.name
-        names[kind] = names.get(kind, 0) + 1
-    return ", ".join(f"{count} {name}{'s' * (count != 1 and name == 'CPU stand-in')}" for name, count in names.items())

@@ -19,7 +19,7 @@ def preview(engine: Engine, session: Session, source: str, options: RunOptions, 
     Raises what it would raise before anything runs: SyntaxError, SendError, OptionError, NotEnoughDevices.
     """
     captured = session.captured(source, options, namespace)
-    ranks = session.expected_ranks(options)
+    ranks = session.roster.expected(options)
     snapshot = engine.snapshot()
     devices = list({device.worker: device for _, placed in ranks for device in placed}.values())
     lines = ["dry run, nothing was started:"]

@@ -19,8 +19,7 @@ from kalavai_nb.capture import pack_argument
 from kalavai_nb.engine import Engine, Event
 from kalavai_nb.errors import PoolClosed, SweepError, TrialError
 from kalavai_nb.failure import original_error
-from kalavai_nb.ledger import Need
-from kalavai_nb.state import Device, Trial, TrialState
+from kalavai_nb.state import Device, Need, Trial, TrialState
 from kalavai_nb.sweep_display import SweepDisplay
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ import pytest
 import kalavai_nb as kn
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import NotEnoughDevices
-from kalavai_nb.ledger import Need
 from kalavai_nb.security import Invite
+from kalavai_nb.state import Need
 
 ROUNDS = 50
 
@@ -88,7 +88,7 @@ def test_what_an_idle_session_lost_is_said(pool: kn.Pool, second: kn.Pool, capsy
 def test_waiting_ends_with_a_reason_and_leaves_no_request(pool: kn.Pool, second: kn.Pool) -> None:
     engine = engine_of(second)
     leases = engine.acquire(Need(engine.owner, 3))
-    with pytest.raises(NotEnoughDevices, match="1st in the queue; 1 of the 4 devices it needs are free; .* holds"):
+    with pytest.raises(NotEnoughDevices, match=r"1st in the queue; 1 of the 4 devices it needs are free; .* holds"):
         pool.run("pass", gpus=4, wait=0.5)
     assert not pool.snapshot().queue
     engine.release(lease.id for lease in leases)

@@ -128,7 +128,9 @@ def test_a_trial_whose_worker_is_killed_runs_again_elsewhere(notebook: Notebook)
 
 
 def test_interrupt_while_waiting_stops_the_sweep_and_keeps_what_is_done(notebook: Notebook) -> None:
-    notebook.ok("import kalavai_nb as kn, time\npool = kn.Pool(quiet=True)\ndef work(x):\n    time.sleep(0.3)\n    return x")
+    notebook.ok(
+        "import kalavai_nb as kn, time\npool = kn.Pool(quiet=True)\ndef work(x):\n    time.sleep(0.3)\n    return x"
+    )
     request = notebook.begin("sweep = pool.map(work, range(200))\nsweep[0]; print('first', flush=True)\nsweep.values")
     notebook.wait_for_text(request, "first")
     notebook.interrupt()

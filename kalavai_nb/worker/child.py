@@ -29,7 +29,10 @@ _context = multiprocessing.get_context("forkserver")
 def start_fork_server() -> None:
     """Start the machine's fork server. Returns at once; it imports while the caller goes on."""
     _context.set_forkserver_preload(PRELOAD)
+    # inherited by the server: it must not end of this signal before it can handle it
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     forkserver.ensure_running()
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 
 def share_fork_server() -> None:
@@ -42,6 +45,21 @@ def share_fork_server() -> None:
         server.ensure_running = lambda: None
     else:
         _context.set_forkserver_preload(PRELOAD)
+
+
+def warm_fork_server() -> None:
+    """Let the fork server import what trials import. Children that are asked for meanwhile wait for it, once."""
+    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)
+    if pid:
+        # a first child shows that the server has come so far as to handle the signal
+        probe = _context.Process(target=_nothing)
+        probe.start()
+        probe.join()
+        os.kill(pid, signal.SIGUSR1)
+
+
+def _nothing() -> None:
+    pass
 
 
 def pipe() -> tuple[Connection, Connection]:
@@ -113,6 +131,7 @@ class Child:
 def _enter(target: Callable[..., None], args: tuple[Any, ...], env: dict[str, str], log: str) -> None:
     """First code of a child: leave the worker's session, take its own environment and log, end with the worker."""
     os.setsid()
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     os.environ.update(env)
     with open(log, "ab", buffering=0) as file, open(os.devnull, "rb") as nothing:
         os.dup2(nothing.fileno(), 0)

@@ -22,7 +22,7 @@ from kalavai_nb.blobs import BlobStore
 from kalavai_nb.head import topic
 from kalavai_nb.state import Device
 from kalavai_nb.worker import trial
-from kalavai_nb.worker.child import Child
+from kalavai_nb.worker.child import Child, warm_fork_server
 from kalavai_nb.worker.outbox import Outbox
 from kalavai_nb.worker.rank import Order, free_port
 from kalavai_nb.worker.ranks import RankProcess
@@ -43,6 +43,7 @@ class Host(WorkerPlugin):
         self._blobs = BlobStore(machine_directory / "blobs")
         self._ranks: dict[str, RankProcess] = {}
         self._trials: dict[str, tuple[str, Child]] = {}
+        self._warm = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def setup(self, worker: Worker) -> None:
@@ -131,6 +132,9 @@ class Host(WorkerPlugin):
     async def _run_trial(
         self, owner: str, run: str, index: int, fn: tuple[str, list[int]], config: tuple[str, list[int]]
     ) -> None:
+        if not self._warm:
+            self._warm = True
+            warm_fork_server()
         key = f"{run}/{index}"
         directory = self._directory / f"trial-{run}-{index}"
         await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)

@@ -1,7 +1,12 @@
-"""What the fork server imports once, for every rank and trial of this machine. Touches no GPU, knows no Dask."""
+"""What the fork server imports once, for every rank and trial of this machine. Touches no GPU, knows no Dask.
+
+In two steps: what every rank needs, before it serves anybody; what training code imports beside it, when it is told to
+(SIGUSR1, see child.py), since that takes as long again and the first cell should not wait for it.
+"""
 
 import contextlib
 import gc
+import signal
 import sys
 
 # tqdm.auto decides once what it is: before there is a kernel, it is the one that prints, which needs no widgets
@@ -24,3 +29,14 @@ with contextlib.suppress(Exception):
 
 # objects that exist now are shared with every child; the collector must not write to their pages
 gc.freeze()
+
+
+def _import_more(*_: object) -> None:
+    # the first torch optimizer imports this, 2 s for each trial that is not forked from here
+    with contextlib.suppress(Exception):
+        import torch._dynamo
+        import torch.utils.data  # noqa: F401
+    gc.freeze()
+
+
+signal.signal(signal.SIGUSR1, _import_more)

@@ -1,10 +1,8 @@
-"""Which names of the notebook a cell needs, and those names as content to send."""
+"""Names of the notebook as content to send to the ranks."""
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import dis
 import os
 import re
 import sys
@@ -21,10 +19,6 @@ from kalavai_nb.errors import SendError
 
 MAX_SEND_BYTES = 1 << 30
 _SECRET = re.compile(r"(^|_)(token|secret|password|passwd|api_?key|credentials?)($|_)", re.IGNORECASE)
-# statements of which a part may not have run, so that the names they bind may still be free afterwards
-_BRANCHING = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.Try, ast.TryStar, ast.Match)
-# magics whose argument, or body, is Python that runs in the cell's own namespace
-_PYTHON_MAGICS = {"time", "timeit", "prun", "capture", "memit", "mprun"}
 
 
 @dataclass(frozen=True)
@@ -35,31 +29,6 @@ class Captured:
     packed: Packed
     line: int
     is_module: bool
-
-
-def free_names(source: str) -> dict[str, int]:
-    """{name: line of first use} of the names that ``source`` reads before it binds them.
-
-    ``source`` may hold IPython's syntax. Raises SyntaxError, with the cell's own lines, where it cannot run.
-    """
-    from IPython.core.inputtransformer2 import TransformerManager
-
-    tree = ast.parse(TransformerManager().transform_cell(source), filename="<cell>")
-    bound: set[str] = set()
-    direct: dict[str, int] = {}
-    deferred: dict[str, int] = {}
-    for statement in tree.body:
-        code = _compiled(statement)
-        now, later, stored = _uses(code)
-        for text in _python_in_magics(statement):
-            for name in free_names(text):
-                now.setdefault(name, statement.lineno)
-        direct.update({name: line for name, line in now.items() if name not in bound | direct.keys()})
-        deferred.update({name: line for name, line in later.items() if name not in deferred})
-        if not isinstance(statement, _BRANCHING):
-            bound |= stored
-    # a function's names are read when it is called, so a name bound anywhere in the cell will do
-    return {**{name: line for name, line in deferred.items() if name not in bound}, **direct}
 
 
 def capture(
@@ -135,8 +104,8 @@ def _captured(name: str, value: object, namespace: dict[str, Any], line: int, *,
 def human_bytes(count: float) -> str:
     """``"1.2 MB"``: decimal units, as disks and networks have them."""
     for unit in ("B", "kB", "MB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 100 else f"{count:.1f} {unit}"
+        if round(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" or count >= 99.95 else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} GB"
 
@@ -152,54 +121,6 @@ def _local_modules_by_value() -> Iterator[None]:
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
-
-
-def _uses(code: types.CodeType) -> tuple[dict[str, int], dict[str, int], set[str]]:
-    """({name: line} read at once before it is bound, the same read by functions, names bound)."""
-    now: dict[str, int] = {}
-    later: dict[str, int] = {}
-    stored: set[str] = set()
-    for instruction in dis.get_instructions(code):
-        name, line = instruction.argval, (instruction.positions.lineno or 0) if instruction.positions else 0
-        if instruction.opname in ("STORE_NAME", "STORE_GLOBAL"):
-            stored.add(name)
-        elif instruction.opname in ("LOAD_NAME", "LOAD_GLOBAL", "DELETE_NAME") and name not in stored:
-            now.setdefault(name, line)
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            inner_now, inner_later, _ = _uses(constant)
-            later = {**inner_later, **inner_now, **later}
-    return now, later, stored
-
-
-def _compiled(statement: ast.stmt) -> types.CodeType:
-    module = ast.Module([statement], [])
-    flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
-    code: types.CodeType = compile(module, "<cell>", "exec", flags=flags, dont_inherit=True)
-    return code
-
-
-def _python_in_magics(statement: ast.stmt) -> Iterator[str]:
-    """Python that IPython's transformation has turned into text: ``%time f(x)``, ``%%time`` cells, ``!ls {x}``."""
-    for node in ast.walk(statement):
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
-            continue
-        texts = [a.value for a in node.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-        if node.func.attr in ("run_line_magic", "run_cell_magic") and texts[:1] and texts[0] in _PYTHON_MAGICS:
-            candidates = texts[1:]
-        elif node.func.attr in ("system", "getoutput", "run_line_magic", "run_cell_magic"):
-            candidates = re.findall(r"\{(.+?)\}|\$(\w+)", " ".join(texts))
-            candidates = [part for pair in candidates for part in pair if part]
-        else:
-            continue
-        for candidate in candidates:
-            # options of the magic stand before its statement
-            text = re.sub(r"^(\s*-\w+(\s+\d+)?)+\s+", "", candidate)
-            try:
-                ast.parse(text)
-            except SyntaxError:
-                continue
-            yield text
 
 
 def _is_notebooks_own(name: str, value: object) -> bool:

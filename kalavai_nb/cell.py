@@ -75,6 +75,11 @@ class CellRun:
         end = {"status": "died", "how": how, "tail": ""}
         self._events.put({"rank": rank.number, "sequence": None, "items": [], "end": end})
 
+    def discard(self) -> None:
+        """It was never begun."""
+        self._engine.unlisten(self.id, self._events.put)
+        self.done.set()
+
     # afterwards
 
     def error(self) -> BaseException | None:
@@ -193,7 +198,7 @@ class CellRun:
         for rank in self._running.values():
             by_worker.setdefault(rank.worker, []).append(rank.generation)
         message = {"op": "kn_interrupt", "reason": reason}
-        self._engine.call([(worker, {**message, "generations": names}) for worker, names in by_worker.items()])
+        self._engine.tell([(worker, {**message, "generations": names}) for worker, names in by_worker.items()])
 
 
 def _as_text(item: list[Any]) -> str:

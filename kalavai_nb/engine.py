@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import secrets
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from kalavai_nb.blobs import Blob, Packed, load_bytes
+from kalavai_nb.blobs import Blob, BlobStore, Packed, load, load_bytes
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
 from kalavai_nb.security import Identity
-from kalavai_nb.state import Device, Lease, Need, Snapshot, Waiting
+from kalavai_nb.state import Device, Lease, Need, Snapshot, Waiting, machine_id
 
 PIECE_BYTES = 8 << 20
-INLINE_BYTES = 1 << 20
+LOOK_SECONDS = 0.2
 
 Event = dict[str, Any]
 Message = dict[str, Any]
@@ -45,6 +47,7 @@ class Engine:
         self.writer = secrets.token_hex(4)
         self._sinks: dict[str, list[Callable[[Event], None]]] = {}
         self._placed: dict[str, set[str]] = {}
+        self._stores: dict[str, BlobStore | None] = {}
         from kalavai_nb.head import topic
 
         self._client.subscribe_topic(topic(self.owner), self._on_event)
@@ -70,30 +73,32 @@ class Engine:
         need: Need,
         wait_seconds: float | None = None,
         on_wait: Callable[[str], None] = lambda _: None,
-        look_seconds: float = 0.2,
-    ) -> list[Lease]:
+        then: Iterable[tuple[str, Message]] = (),
+    ) -> tuple[list[Lease], bool]:
         """Block until the ledger grants ``need``. ``on_wait`` hears the reason whenever it changes.
 
-        Raises NotEnoughDevices where it never can, or did not within ``wait_seconds``. Interrupted, it asks no more.
+        ``then`` is told to workers by the head itself where all of ``need.wakes`` is woken at once; whether it was is
+        returned beside the leases. Raises NotEnoughDevices where there never will be enough, or were not within
+        ``wait_seconds``. Interrupted, it asks no more.
         """
         answers: queue.Queue[Event] = queue.Queue()
         deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
         reason = ""
-        request = secrets.token_hex(4)
-        self.listen(request, answers.put)
+        request = self.request(need, answers.put, then)
         try:
-            granted = self._ask("kn_request", request=request, need=asdict(need))
-            if granted:
-                return [_lease(lease) for lease in granted]
             while deadline is None or time.monotonic() < deadline:
-                with contextlib.suppress(queue.Empty):
-                    event = answers.get(timeout=look_seconds)
-                    if event["kind"] == "grant":
-                        return [_lease(lease) for lease in event["leases"]]
-                    if event["reason"] != reason:
-                        reason = event["reason"]
-                        on_wait(reason)
-                self.check()
+                try:
+                    event = answers.get(timeout=LOOK_SECONDS)
+                except queue.Empty:
+                    self.check()
+                    continue
+                if event["kind"] == "grant":
+                    return [_lease(lease) for lease in event["leases"]], event["told"]
+                if event["kind"] == "refused":
+                    raise _refusal(event)
+                if event["reason"] != reason:
+                    reason = event["reason"]
+                    on_wait(reason)
             raise NotEnoughDevices(f"{need} did not come free within {wait_seconds:.0f} s: {reason}")
         except BaseException:
             self._forget(request, need, answers)
@@ -101,24 +106,23 @@ class Engine:
         finally:
             self.unlisten(request, answers.put)
 
-    def request(self, need: Need, on_event: Callable[[Event], None]) -> str:
-        """Ask without waiting. ``on_event`` hears of the grant, and why there is none yet, on Dask's thread."""
+    def request(self, need: Need, on_event: Callable[[Event], None], then: Iterable[tuple[str, Message]] = ()) -> str:
+        """Ask without waiting. ``on_event`` hears of the grant, or why there is none (yet), on Dask's thread."""
         request = secrets.token_hex(4)
         self.listen(request, on_event)
-        granted = self._ask("kn_request", request=request, need=asdict(need))
-        if granted:
-            on_event({"kind": "grant", "request": request, "leases": granted})
+        self._say("kn_request", request=request, need=asdict(need), then=list(then))
         return request
 
     def cancel(self, request: str) -> None:
-        self._ask("kn_cancel", request=request)
+        self._say("kn_cancel", request=request)
 
     def rest(self, leases: Iterable[str]) -> None:
         """These leases are idle from now on."""
-        self._ask("kn_rest", leases=list(leases))
+        self._say("kn_rest", leases=list(leases))
 
     def release(self, leases: Iterable[str]) -> None:
-        self._ask("kn_release", leases=list(leases))
+        """Give these leases back."""
+        self._say("kn_release", leases=list(leases))
 
     # workers
 
@@ -127,30 +131,36 @@ class Engine:
         replies: list[Message] = self._ask("kn_call", messages=list(messages))
         return replies
 
+    def tell(self, messages: Iterable[tuple[str, Message]]) -> None:
+        """Send each worker its message, without replies: what comes of it are events. Messages keep their order."""
+        self._say("kn_tell", messages=list(messages))
+
     def place(
         self, packed: Iterable[Packed], devices: Iterable[Device], on_piece: Callable[[int], None] = lambda _: None
-    ) -> int:
-        """Bring content to every machine of these devices that does not have it. Returns the bytes sent.
+    ) -> None:
+        """Bring content to every machine of these devices that does not have it.
 
-        Each content goes once to each machine, whichever of its workers will use it.
+        Each content goes once to each machine, whichever of its workers will use it: through the head, or straight
+        into its store where that is on this very machine. ``on_piece`` hears how many bytes have gone.
         """
         wanted = {p.blob.digest: p for p in packed}
-        machines = {device.machine: device.worker for device in devices}
-        sent = 0
-        for machine, worker in machines.items():
-            placed = self._placed.setdefault(machine, set())
+        for device in {device.machine: device for device in devices}.values():
+            placed = self._placed.setdefault(device.machine, set())
             unknown = [digest for digest in wanted if digest not in placed]
             if not unknown:
                 continue
-            [missing] = self.call([(worker, {"op": "kn_missing", "digests": unknown})])
+            store = self._store_here(device)
+            [missing] = self.call([(device.worker, {"op": "kn_missing", "digests": unknown})])
             for digest in present(missing):
+                if store:
+                    store.keep(wanted[digest])
+                    on_piece(wanted[digest].blob.total_bytes)
+                    continue
                 for piece in self._pieces(wanted[digest]):
-                    [reply] = self.call([(worker, {"op": "kn_put", **piece})])
+                    [reply] = self.call([(device.worker, {"op": "kn_put", **piece})])
                     present(reply)
-                    sent += len(piece["piece"])
                     on_piece(len(piece["piece"]))
             placed |= set(unknown)
-        return sent
 
     def drop(self, digests: Iterable[str], devices: Iterable[Device]) -> None:
         """Let machines forget content that no rank will ask for again."""
@@ -158,19 +168,20 @@ class Engine:
         machines = {device.machine: device.worker for device in devices}
         for machine in machines:
             self._placed.get(machine, set()).difference_update(digests)
-        self.call([(worker, {"op": "kn_drop", "digests": digests}) for worker in machines.values()])
+        self.tell([(worker, {"op": "kn_drop", "digests": digests}) for worker in machines.values()])
 
-    def fetch(self, worker: str, handed: Message, on_piece: Callable[[int], None] = lambda _: None) -> Any:
-        """The value that a rank or trial on this worker has handed out."""
+    def fetch(self, device: Device, handed: Message) -> Any:
+        """The value that a rank or trial on this device has handed out."""
         blob = Blob(handed["digest"], tuple(handed["sizes"]))
         if "inline" in handed:
             return load_bytes(handed["inline"], blob.sizes)
+        if store := self._store_here(device):
+            return load(store.path(blob.digest), blob.sizes)
         content = bytearray()
         while len(content) < blob.total_bytes:
             piece = {"op": "kn_get", "digest": blob.digest, "offset": len(content), "length": PIECE_BYTES}
-            [reply] = self.call([(worker, piece)])
+            [reply] = self.call([(device.worker, piece)])
             content += present(reply)
-            on_piece(len(reply))
         return load_bytes(content, blob.sizes)
 
     # the whole
@@ -214,6 +225,21 @@ class Engine:
                 f"the head of the pool does not answer any more ({error}). Open a new one with kn.Pool()."
             ) from None
 
+    def _say(self, operation: str, **arguments: Any) -> None:
+        self.check()
+        self._client._send_to_scheduler({"op": operation, **arguments})
+
+    def _store_here(self, device: Device) -> BlobStore | None:
+        """The device's store, where this process can reach it as a directory: on the same machine, as the same user."""
+        if device.machine != machine_id():
+            return None
+        if device.machine not in self._stores:
+            [reply] = self.call([(device.worker, {"op": "kn_store"})])
+            directory = Path(present(reply))
+            reachable = directory.is_dir() and os.access(directory, os.R_OK | os.W_OK)
+            self._stores[device.machine] = BlobStore(directory) if reachable else None
+        return self._stores[device.machine]
+
     def _on_event(self, event: tuple[float, Event]) -> None:
         _, message = event
         for sink in list(self._sinks.get(message.get("run") or message.get("request") or "", ())):
@@ -223,6 +249,8 @@ class Engine:
         """Ask no more; if it was granted meanwhile, give it back."""
         with contextlib.suppress(PoolClosed):
             self.cancel(request)
+            # a call behind the message: when it is answered, a grant that crossed it has come
+            self._ask("kn_snapshot")
             while not answers.empty():
                 event = answers.get()
                 if event["kind"] == "grant":
@@ -247,6 +275,11 @@ def present(reply: Any) -> Any:
     if isinstance(reply, dict) and "gone" in reply:
         raise PoolClosed(f"{reply['gone']}. Run the cell again; the pool replaces a worker within seconds.")
     return reply
+
+
+def _refusal(event: Event) -> Exception:
+    """The error that the head's ledger raised."""
+    return {"PoolClosed": PoolClosed}.get(event["error"], NotEnoughDevices)(event["text"])
 
 
 def _lease(fields: dict[str, Any]) -> Lease:

@@ -83,4 +83,6 @@ def plan_sending(gang: Gang, ranks: list[Rank], captured: list[Captured], *, exp
         if known not in (None, digest):
             sending.superseded.append(str(known))
         gang.known[item.name] = digest
+    # another name may still have the same content
+    sending.superseded = [digest for digest in sending.superseded if digest not in gang.known.values()]
     return sending

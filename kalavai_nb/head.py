@@ -1,7 +1,8 @@
 """The head of a pool: a process with Dask's scheduler and the ledger. Runs no user code.
 
-Owners talk to it by Dask's own connections: handlers named ``kn_*`` on the scheduler, and events on a topic of each
-owner. A message to workers goes through ``kn_call``, so that an owner needs to reach nothing but the head.
+Owners talk to it by Dask's own connections: messages on the stream that each client has, which keep their order; a few
+calls with replies; and events on a topic of each owner. Messages to workers go through the head, so that an owner needs
+to reach nothing else.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from kalavai_nb.ledger import Evict, Ledger
+from kalavai_nb.errors import KalavaiError, NotEnoughDevices
+from kalavai_nb.ledger import Evict, Ledger, Refused
 from kalavai_nb.security import Identity
-from kalavai_nb.state import Device, Need, Snapshot
+from kalavai_nb.state import Device, Lease, Need, Snapshot
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
 logger = logging.getLogger(__name__)
+
+Message = dict[str, Any]
 
 CONFIG = {
     # the scheduler keeps this many events per topic and messages per comm: output must not pile up there
@@ -56,16 +61,10 @@ class LedgerPlugin(SchedulerPlugin):
 
     async def start(self, scheduler: Scheduler) -> None:
         self.scheduler = scheduler
-        for handler in (
-            self.kn_hello,
-            self.kn_request,
-            self.kn_cancel,
-            self.kn_rest,
-            self.kn_release,
-            self.kn_call,
-            self.kn_snapshot,
-        ):
-            scheduler.handlers[handler.__name__] = handler
+        for call in (self.kn_hello, self.kn_call, self.kn_snapshot):
+            scheduler.handlers[call.__name__] = call
+        for message in (self.kn_request, self.kn_cancel, self.kn_rest, self.kn_release, self.kn_tell):
+            scheduler.stream_handlers[message.__name__] = message
 
     # what Dask tells us
 
@@ -77,10 +76,11 @@ class LedgerPlugin(SchedulerPlugin):
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **_: Any) -> None:
         for device in [d for d in self.ledger.devices.values() if d.worker == worker]:
-            self.ledger.remove_device(device.id, time.time())
+            for lease in self.ledger.remove_device(device.id, time.time()):
+                self._later(self._clear(lease))
         # an owner may have ranks there without a lease (gpus=0), so every owner is told
         for owner in self.ledger.owners:
-            self._tell(owner, {"kind": "lost", "worker": worker})
+            self._to_owner(owner, {"kind": "lost", "worker": worker})
         self._schedule()
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
@@ -90,36 +90,53 @@ class LedgerPlugin(SchedulerPlugin):
                 self.ledger.clearing(device)
             self._later(self._end_owner(client, held))
 
-    # what owners ask
+    # what owners say, in order: one stream from each, so that a lease is rested before it is asked for again
 
-    async def kn_hello(self, owner: str, label: str) -> dict[str, Any]:
-        self.ledger.add_owner(owner, label)
-        return {"pool": self.pool}
+    def kn_request(self, client: str, request: str, need: Message, then: list[tuple[str, Message]]) -> None:
+        """Ask for devices; the answer is an event: ``grant``, ``wait`` with a reason, or ``refused``.
 
-    async def kn_request(self, request: str, need: dict[str, Any]) -> list[dict[str, Any]] | None:
-        """The leases where they can be granted at once; else None, and they come as an event."""
-        self.ledger.request(
-            request, Need(**{**need, "wakes": tuple(need["wakes"]), "avoid": tuple(need["avoid"])}), time.time()
-        )
-        return self._schedule(silent_for=request)
+        ``then`` is told to workers at once where the request is granted at once and has woken all it meant to wake;
+        the grant says so in ``told``.
+        """
+        need = {**need, "wakes": tuple(need["wakes"]), "avoid": tuple(need["avoid"])}
+        try:
+            self.ledger.request(request, Need(**need), time.time())
+        except KalavaiError as error:
+            self._refuse(client, request, error)
+            return
+        self._schedule({request: (need["wakes"], then)})
 
-    async def kn_cancel(self, request: str) -> None:
+    def kn_cancel(self, client: str, request: str) -> None:
         self.ledger.cancel(request)
         self._schedule()
 
-    async def kn_rest(self, leases: list[str]) -> None:
+    def kn_rest(self, client: str, leases: list[str]) -> None:
         self.ledger.rest(leases, time.time())
         self._schedule()
 
-    async def kn_release(self, leases: list[str]) -> None:
+    def kn_release(self, client: str, leases: list[str]) -> None:
         self.ledger.release(leases)
         self._schedule()
 
-    async def kn_call(self, messages: list[tuple[str, dict[str, Any]]]) -> list[dict[str, Any]]:
+    def kn_tell(self, client: str, messages: list[tuple[str, Message]]) -> None:
+        """Pass each message on to its worker, which answers by events. A worker that is gone is told of as ``lost``."""
+        for worker, message in messages:
+            if worker in self.scheduler.stream_comms:
+                self.scheduler.stream_comms[worker].send(message)
+            else:
+                self._to_owner(client, {"kind": "lost", "worker": worker})
+
+    # what owners ask
+
+    async def kn_hello(self, owner: str, label: str) -> Message:
+        self.ledger.add_owner(owner, label)
+        return {"pool": self.pool}
+
+    async def kn_call(self, messages: list[tuple[str, Message]]) -> list[Message]:
         """Send each worker its message; the replies, in order. A worker that is gone replies ``{"gone": why}``."""
         return await asyncio.gather(*(self._call(worker, message) for worker, message in messages))
 
-    async def kn_snapshot(self) -> dict[str, Any]:
+    async def kn_snapshot(self) -> Message:
         ledger, now = self.ledger, time.time()
         devices = sorted(ledger.devices.values(), key=lambda d: (d.host, d.machine, d.index))
         leases, queue = tuple(ledger.leases.values()), tuple(ledger.waiting(now))
@@ -127,27 +144,35 @@ class LedgerPlugin(SchedulerPlugin):
 
     # carrying out
 
-    def _schedule(self, silent_for: str = "") -> list[dict[str, Any]] | None:
-        """Let the ledger decide, do what it says, and tell those who wait why."""
-        now, answer = time.time(), None
+    def _schedule(self, new: Mapping[str, tuple[tuple[str, ...], list[Any]]] = MappingProxyType({})) -> None:
+        """Let the ledger decide, do what it says, and tell those who wait why. ``new``: {request: (wakes, then)}."""
+        now = time.time()
         for decision in self.ledger.schedule(now):
             if isinstance(decision, Evict):
                 self._later(self._evict(decision))
                 continue
+            if isinstance(decision, Refused):
+                self._refuse(decision.owner, decision.request, NotEnoughDevices(decision.reason))
+                continue
             leases = [asdict(lease) for lease in decision.leases]
-            if decision.request == silent_for:
-                answer = leases
-            else:
-                self._tell(decision.owner, {"kind": "grant", "request": decision.request, "leases": leases})
+            wakes, then = new.get(decision.request, ((), []))
+            told = bool(then) and [lease["id"] for lease in leases] == list(wakes)
+            if told:
+                self.kn_tell(decision.owner, then)
+            grant = {"kind": "grant", "request": decision.request, "leases": leases, "told": told}
+            self._to_owner(decision.owner, grant)
         for waiting in self.ledger.waiting(now):
-            self._tell(waiting.owner, {"kind": "wait", "request": waiting.id, "reason": waiting.reason})
+            self._to_owner(waiting.owner, {"kind": "wait", "request": waiting.id, "reason": waiting.reason})
         if self._look:
             self._look.cancel()
         pause = self.ledger.next_look_seconds(now)
         self._look = asyncio.get_running_loop().call_later(pause, self._schedule) if pause else None
-        return answer
 
-    def _tell(self, owner: str, event: dict[str, Any]) -> None:
+    def _refuse(self, owner: str, request: str, error: KalavaiError) -> None:
+        event = {"kind": "refused", "request": request, "error": type(error).__name__, "text": str(error)}
+        self._to_owner(owner, event)
+
+    def _to_owner(self, owner: str, event: Message) -> None:
         self.scheduler.log_event(topic(owner), event)
 
     def _later(self, coroutine: Any) -> None:
@@ -155,22 +180,28 @@ class LedgerPlugin(SchedulerPlugin):
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _call(self, worker: str, message: dict[str, Any]) -> dict[str, Any]:
+    async def _call(self, worker: str, message: Message) -> Message:
         arguments = dict(message)
         operation = arguments.pop("op")
         if worker not in self.scheduler.workers:
             return {"gone": f"the worker {worker} has left the pool"}
         try:
-            reply: dict[str, Any] = await getattr(self.scheduler.rpc(worker), operation)(**arguments)
+            reply: Message = await getattr(self.scheduler.rpc(worker), operation)(**arguments)
             return reply
         except OSError as error:
             return {"gone": f"the worker {worker} cannot be reached: {error}"}
 
     async def _evict(self, evict: Evict) -> None:
-        lease = evict.lease
+        await self._clear(evict.lease)
+        event = {"kind": "evicted", "lease": evict.lease.id, "wanted_by": evict.wanted_by}
+        self._to_owner(evict.lease.owner, event)
+
+    async def _clear(self, lease: Lease) -> None:
+        """End the rank of a lease that is no more, before its devices go to the next."""
+        for device in lease.devices:
+            self.ledger.clearing(device)
         workers = {self.ledger.devices[id].worker for id in lease.devices if id in self.ledger.devices}
         await self.kn_call([(worker, {"op": "kn_end_ranks", "lease": lease.id}) for worker in workers])
-        self._tell(lease.owner, {"kind": "evicted", "lease": lease.id, "wanted_by": evict.wanted_by})
         for device in lease.devices:
             self.ledger.cleared(device)
         self._schedule()

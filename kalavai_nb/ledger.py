@@ -33,6 +33,15 @@ class Granted:
 
 
 @dataclass(frozen=True)
+class Refused:
+    """A request that was queued, and that the pool can never grant any more."""
+
+    request: str
+    owner: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Evict:
     """Take this lease back from an idle session: end its rank, then call ``Ledger.cleared`` for its devices."""
 
@@ -67,13 +76,16 @@ class Ledger:
         self._away.pop(device.id, None)
         self.devices[device.id] = device
 
-    def remove_device(self, device_id: str, now: float) -> None:
-        """The device is lost, and with it every lease that holds it."""
+    def remove_device(self, device_id: str, now: float) -> list[Lease]:
+        """The device is lost, and with it every lease that holds it. Returns those leases."""
         device = self.devices.pop(device_id, None)
-        if device:
-            self._away[device_id] = (device, now)
-            self._clearing.discard(device_id)
-            self.release([lease.id for lease in self.leases.values() if device_id in lease.devices])
+        if device is None:
+            return []
+        self._away[device_id] = (device, now)
+        self._clearing.discard(device_id)
+        gone = [lease for lease in self.leases.values() if device_id in lease.devices]
+        self.release([lease.id for lease in gone])
+        return gone
 
     def add_owner(self, owner: str, label: str) -> None:
         self.owners[owner] = label
@@ -94,9 +106,8 @@ class Ledger:
         """
         if need.owner not in self.owners:
             raise PoolClosed("this notebook is not connected to the pool; open it again with kn.Pool(…)")
-        expected = [*self.devices.values(), *self._expected_back(now)]
-        if len(self._choose(need, [device for device in expected if need.fits(device)])) < need.count:
-            raise NotEnoughDevices(self._too_many(need, expected))
+        if not self._possible(need, now):
+            raise NotEnoughDevices(self._too_many(need, now))
         self._queue.append(_Request(request_id, need, now, next(self._ids)))
 
     def cancel(self, request_id: str) -> None:
@@ -123,18 +134,19 @@ class Ledger:
 
     # deciding
 
-    def schedule(self, now: float) -> list[Granted | Evict]:
+    def schedule(self, now: float) -> list[Granted | Refused | Evict]:
         """Grant what can be granted, and name the idle sessions that must make room. Idempotent."""
-        decisions: list[Granted | Evict] = []
+        decisions: list[Granted | Refused | Evict] = []
+        for request in [request for request in self._queue if not self._possible(request.need, now)]:
+            self._queue.remove(request)
+            decisions.append(Refused(request.id, request.need.owner, self._too_many(request.need, now)))
+        # a grant changes whose turn it is, so the order is made anew after each
+        while granted := self._grant_next(now):
+            decisions.append(granted)
         reserved: set[str] = set()
         for request in self._in_order():
-            usable = [d for d in self._usable(request.need) if d.id not in reserved]
-            chosen = self._choose(request.need, usable)
-            if len(chosen) == request.need.count:
-                decisions.append(self._grant(request, chosen, now))
-                continue
-            decisions += self._make_room(request.need, usable, reserved, now)
-            reserved |= {device.id for device in self.devices.values() if self._within_reach(device, request.need, now)}
+            decisions += self._make_room(request.need, reserved, now)
+            reserved |= self._held_back(request.need, now)
         return decisions
 
     def waiting(self, now: float) -> list[Waiting]:
@@ -145,10 +157,34 @@ class Ledger:
         """When ``schedule`` is worth calling again though nothing happened; None where only an event can help."""
         if not self._queue:
             return None
-        idle = [lease.since + self.idle_seconds - now for lease in self.leases.values() if not lease.running]
-        return max(0.01, min(idle)) if idle else None
+        ripe = [lease.since + self.idle_seconds - now for lease in self.leases.values() if not lease.running]
+        given_up = [since + AWAY_SECONDS - now for _, since in self._away.values()]
+        ahead = [seconds for seconds in ripe + given_up if seconds > 0]
+        return max(0.01, min(ahead)) if ahead else None
 
     # inside
+
+    def _grant_next(self, now: float) -> Granted | None:
+        """Grant the first request of the queue that fits; each before it keeps for itself what it could use."""
+        reserved: set[str] = set()
+        for request in self._in_order():
+            chosen = self._choose(request.need, [d for d in self._usable(request.need) if d.id not in reserved])
+            if len(chosen) == request.need.count:
+                return self._grant(request, chosen, now)
+            reserved |= self._held_back(request.need, now)
+        return None
+
+    def _held_back(self, need: Need, now: float) -> set[str]:
+        """The devices that a waiting request keeps from those behind it: on which nothing runs, or only shares."""
+        return {
+            device.id
+            for device in self.devices.values()
+            if need.fits(device)
+            and all(b.share < 1.0 if b.running else self._ripe(b, now) for b in self._blockers(device.id, need))
+        }
+
+    def _ripe(self, lease: Lease, now: float) -> bool:
+        return not lease.running and now - lease.since >= self.idle_seconds
 
     def _in_order(self) -> list[_Request]:
         running: dict[str, int] = {}
@@ -194,32 +230,30 @@ class Ledger:
         self.leases.update({lease.id: lease for lease in leases})
         return Granted(request.id, need.owner, leases)
 
-    def _make_room(self, need: Need, usable: list[Device], reserved: set[str], now: float) -> list[Evict]:
+    def _make_room(self, need: Need, reserved: set[str], now: float) -> list[Evict]:
         """Evictions from idle sessions of others, longest idle first, if they make the request fit."""
+        usable = [d for d in self._usable(need) if d.id not in reserved]
         ripe: list[tuple[float, Device]] = []
         for device in self.devices.values():
             blockers = self._blockers(device.id, need)
-            if blockers and device.id not in reserved and self._within_reach(device, need, now):
+            free_but_for_them = need.fits(device) and device.id not in reserved | self._clearing
+            if blockers and free_but_for_them and all(self._ripe(lease, now) for lease in blockers):
                 ripe.append((min(lease.since for lease in blockers), device))
-        clearing = [self.devices[id] for id in self._clearing if id in self.devices and need.fits(self.devices[id])]
+        clearing = [d for d in self.devices.values() if d.id in self._clearing - reserved and need.fits(d)]
         in_order = [device for _, device in sorted(ripe, key=lambda entry: entry[0])]
-        chosen = self._choose(need, [*usable, *clearing, *in_order])
-        if len(chosen) < need.count:
+        for more in range(len(in_order) + 1):
+            chosen = self._choose(need, [*usable, *clearing, *in_order[:more]])
+            if len(chosen) == need.count:
+                break
+        else:
             return []
+        reserved |= {device.id for device in chosen}
         # a lease goes as a whole, with every device it holds
         leases = {b.id: b for device in in_order if device in chosen for b in self._blockers(device.id, need)}
         for lease in leases.values():
             self._clearing |= set(lease.devices)
             self.release([lease.id])
         return [Evict(lease, self.owners.get(need.owner, "")) for lease in leases.values()]
-
-    def _within_reach(self, device: Device, need: Need, now: float) -> bool:
-        """Whether nothing runs on this device that keeps the request waiting, but sessions idle for too long."""
-        if not need.fits(device) or device.id in self._clearing:
-            return False
-        return all(
-            not lease.running and now - lease.since >= self.idle_seconds for lease in self._blockers(device.id, need)
-        )
 
     def _choose(self, need: Need, usable: list[Device]) -> list[Device]:
         """The devices to grant: those of woken leases, then others with machines kept together.
@@ -246,7 +280,13 @@ class Ledger:
         self._away = {id: (d, since) for id, (d, since) in self._away.items() if now - since < AWAY_SECONDS}
         return [device for device, _ in self._away.values()]
 
-    def _too_many(self, need: Need, expected: list[Device]) -> str:
+    def _possible(self, need: Need, now: float) -> bool:
+        """Whether the pool could grant this, were nobody else there and all devices back."""
+        expected = [*self.devices.values(), *self._expected_back(now)]
+        return len(self._choose(need, [device for device in expected if need.fits(device)])) == need.count
+
+    def _too_many(self, need: Need, now: float) -> str:
+        expected = [*self.devices.values(), *self._expected_back(now)]
         there = ", ".join(sorted(map(str, expected))) or "none"
         fitting = sum(map(need.fits, expected))
         what = f"asked for {need}"

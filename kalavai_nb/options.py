@@ -73,6 +73,8 @@ class RunOptions:
                 raise OptionError(
                     f"there is no option {key!r}.{_nearest(key)} The options are: {', '.join(OPTION_NAMES)}."
                 )
+            if field in read:
+                raise OptionError(f"{key}= is given twice, under two names of the same option.")
             try:
                 read[field] = _READERS[field](value)
             except (ValueError, TypeError) as error:
@@ -141,21 +143,22 @@ def _positive(value: Any) -> int:
 
 
 def _ranks(value: Any) -> tuple[slice | int, ...]:
-    if isinstance(value, (int, slice)):
-        return (value,)
-    if not isinstance(value, str):
-        return tuple(value)
-    parts: list[slice | int] = []
-    for part in value.split(","):
-        if re.fullmatch(r"\d+", part):
-            parts.append(int(part))
-        elif match := re.fullmatch(r"(\d*)([:-])(\d*)", part):
-            low, dash, high = match.groups()
-            end = int(high) + (dash == "-") if high else None
-            parts.append(slice(int(low or 0), end))
-        else:
-            raise ValueError("wanted ranks such as 0, 0,2 or 1:")
-    return tuple(parts)
+    if isinstance(value, str):
+        return tuple(_rank_part(part) for part in value.split(","))
+    parts = (value,) if isinstance(value, (int, slice)) else tuple(value)
+    if any(isinstance(p, bool) or not isinstance(p, (int, slice)) or (isinstance(p, int) and p < 0) for p in parts):
+        raise ValueError("wanted ranks such as 0, [0, 2] or slice(1, None)")
+    return parts
+
+
+def _rank_part(text: str) -> slice | int:
+    if re.fullmatch(r"\d+", text):
+        return int(text)
+    if match := re.fullmatch(r"(\d*):(\d*)", text):
+        return slice(int(match[1] or 0), int(match[2]) if match[2] else None)
+    if match := re.fullmatch(r"(\d+)-(\d+)", text):
+        return slice(int(match[1]), int(match[2]) + 1)
+    raise ValueError("wanted ranks such as 0, 0,2, 0-2 or 1:")
 
 
 def _bytes(value: Any) -> int:
@@ -174,7 +177,9 @@ def _names(value: Any) -> tuple[str, ...]:
 
 
 def _send(value: Any) -> tuple[str, ...] | None:
-    return {"auto": None, "none": ()}.get(value, ()) if value in ("auto", "none") else _names(value)
+    if value is None or value == "auto":
+        return None
+    return () if value == "none" else _names(value)
 
 
 def _seconds(value: Any) -> float | None:
@@ -201,10 +206,12 @@ def _flag(value: Any) -> bool:
 def _background(value: Any) -> str | None:
     if value in (True, "true", ""):
         return ""
-    if value in (False, None):
+    if value in (False, None, "false", "no", "0"):
         return None
-    (name,) = _names(value)
-    return name
+    names = _names(value)
+    if len(names) != 1:
+        raise ValueError("wanted one name for the handle")
+    return names[0]
 
 
 _READERS: dict[str, Any] = {

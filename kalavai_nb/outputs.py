@@ -88,11 +88,15 @@ class Transcript:
         self._bars_number = 0
         self._bars_changed = False
         self._numbers = 0
+        self._keys: dict[tuple[int, str], str] = {}
 
     def say(self, rank: int, item: list[Any], now: float) -> None:
         """Take in one item of a rank (see worker/outbox.py for its form)."""
         voice = self._voices[rank]
         kind, *rest = item
+        if kind != "stream" and not self._alone:
+            # what was printed before it comes before it
+            self._end_lines(voice, now)
         if kind != "stream" or self._alone:
             voice.queue.append((now, (kind, json.dumps(rest, sort_keys=True, default=str)), rest))
             return
@@ -109,9 +113,7 @@ class Transcript:
     def end(self, rank: int, now: float) -> None:
         """This rank says no more in this cell."""
         voice = self._voices[rank]
-        for name, text in voice.partial.items():
-            voice.queue.append((now, ("stream", name, text), text))
-        voice.partial.clear()
+        self._end_lines(voice, now)
         voice.ended = True
 
     def due(self, now: float) -> list[Piece]:
@@ -129,10 +131,15 @@ class Transcript:
         """Seconds until something that is held back is due; None where nothing is."""
         heads = [voice.queue[0] for voice in self._voices.values() if voice.queue]
         moments = [since + self._patience(key[0]) for since, key, _ in heads]
-        moments += [v.partial_since + PARTIAL_SECONDS for v in self._voices.values() if v.partial]
+        moments += [v.partial_since + PARTIAL_SECONDS for v in self._voices.values() if self._waiting(v)]
         return max(0.0, min(moments) - now) if moments else None
 
     # inside
+
+    def _end_lines(self, voice: _Voice, now: float) -> None:
+        for name, text in voice.partial.items():
+            voice.queue.append((now, ("stream", name, text), text))
+        voice.partial.clear()
 
     def _next_group(self, now: float) -> list[int]:
         """The ranks whose next output is the same and due; empty where the next one still waits for others."""
@@ -173,7 +180,7 @@ class Transcript:
                 return [Text(content[0], content[1])]
             return self._line(ranks, key[0], content)
         if kind == "clear":
-            return self._cleared(ranks[0], content[0])
+            return [piece for rank in ranks for piece in self._cleared(rank, content[0])]
         return [*self._close_line(), self._picture(ranks, kind, content)]
 
     def _line(self, ranks: list[int], name: str, line: str) -> list[Piece]:
@@ -204,6 +211,10 @@ class Transcript:
             voice.partial = {name: text for name, text in voice.partial.items() if text}
         return pieces
 
+    def _waiting(self, voice: _Voice) -> bool:
+        """Whether the start of a line is held back; a bar is not, however long it stands still."""
+        return not voice.queue and any(not _is_bar(text) for text in voice.partial.values())
+
     def _close_line(self) -> list[Piece]:
         if self._open is None:
             return []
@@ -222,7 +233,8 @@ class Transcript:
             # what came after clear_output takes the place of what was there
             key, update = first.replaces.pop(0), True
         elif display_id:
-            key = f"{self._run}-{ranks[0]}-{display_id}"
+            key = self._keys.get((ranks[0], display_id), f"{self._run}-{ranks[0]}-{display_id}")
+            self._keys.update({(rank, display_id): key for rank in ranks if not update})
         else:
             self._numbers += 1
             key = f"{self._run}-{self._numbers}"
@@ -234,7 +246,7 @@ class Transcript:
         if self._alone:
             return [Clear(wait)]
         # others' output must stay, so the next pictures of this rank replace its last ones in place
-        voice.replaces, voice.shown = list(dict.fromkeys(voice.shown)), []
+        voice.replaces, voice.shown = list(dict.fromkeys([*voice.shown, *voice.replaces])), []
         return []
 
     def _set_bar(self, rank: int, text: str, *, live: bool) -> None:

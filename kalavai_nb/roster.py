@@ -9,12 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 from kalavai_nb.cell import CellRun
-from kalavai_nb.engine import Engine, Event, present
+from kalavai_nb.engine import Engine, Event, Message, present
 from kalavai_nb.errors import NotEnoughDevices
 from kalavai_nb.gang import Gang, Rank, gang_key
 from kalavai_nb.options import RunOptions
 from kalavai_nb.screen import LiveDisplay
 from kalavai_nb.state import Device, Lease, Need
+
+RELEASED = "was released while idle, since another notebook waited for its device"
 
 
 class Roster:
@@ -35,7 +37,8 @@ class Roster:
         """The ranks with these numbers, leased and started. Says which ranks are gone since the last cell."""
         fresh = self._leased(gang, chosen, options)
         try:
-            self._start(fresh)
+            if fresh:
+                self._start(fresh)
         except BaseException:
             self._end(fresh)
             self.rest([gang.ranks[number] for number in chosen if number in gang.ranks])
@@ -47,6 +50,23 @@ class Roster:
         for sentence in news:
             self._say(sentence)
         return ranks
+
+    def wake(self, gang: Gang, ranks: list[Rank], options: RunOptions, then: list[tuple[str, Message]]) -> bool:
+        """Lease these idle ranks again, and tell their workers ``then`` in the same step.
+
+        False where that could not be in one step: a rank is gone, or there was a wait. Nothing was told then, and what
+        was granted is idle again.
+        """
+        need = self._need(options, len(ranks) * options.per, wakes=tuple(rank.lease for rank in ranks))
+        leases, told = self._acquire(need, options, then)
+        if not told:
+            granted = {lease.id for lease in leases}
+            for rank in ranks:
+                if rank.lease not in granted:
+                    self._forget(gang, rank.number, RELEASED)
+            self._engine.rest(granted & set(need.wakes))
+            self._engine.release(granted - set(need.wakes))
+        return told
 
     def rest(self, ranks: list[Rank]) -> None:
         """Their cell has ended: the ranks stay, idle."""
@@ -131,11 +151,12 @@ class Roster:
         wakes = {gang.ranks[number].lease: number for number in chosen if number in gang.ranks}
         others = [d.id for n, rank in gang.ranks.items() if n not in chosen for d in rank.devices]
         need = self._need(options, len(chosen) * options.per, wakes=tuple(wakes), avoid=tuple(others))
-        leases = {lease.id: lease for lease in self._acquire(need, options)}
+        granted_leases, _ = self._acquire(need, options)
+        leases = {lease.id: lease for lease in granted_leases}
         try:
             # an idle rank may have been released in the moment before it was asked for
             for number in [number for lease, number in wakes.items() if lease not in leases]:
-                self._forget(gang, number, "was released while idle, since another notebook waited for its device")
+                self._forget(gang, number, RELEASED)
                 missing = sorted([*missing, number])
             granted = [lease for lease in leases.values() if lease.id not in wakes]
             devices = {device.id: device for device in self._engine.snapshot().devices} if granted else {}
@@ -146,7 +167,10 @@ class Roster:
             self._engine.rest(lease for lease in leases if lease in wakes)
             raise
 
-    def _acquire(self, need: Need, options: RunOptions) -> list[Lease]:
+    def _acquire(
+        self, need: Need, options: RunOptions, then: list[tuple[str, Message]] | None = None
+    ) -> tuple[list[Lease], bool]:
+        """``Engine.acquire``, with one line in the cell that says what it waits for."""
         display = LiveDisplay(f"wait-{secrets.token_hex(4)}")
         started = time.monotonic()
         waited: list[str] = []
@@ -155,10 +179,10 @@ class Roster:
             waited.append(reason)
             display.draw({"text/plain": f"[pool] waiting: {reason}"})
 
-        leases = self._engine.acquire(need, options.wait, on_wait)
+        acquired = self._engine.acquire(need, options.wait, on_wait, then or ())
         if waited:
             display.draw({"text/plain": f"[pool] waited {time.monotonic() - started:.1f} s for {need}"})
-        return leases
+        return acquired
 
     def _start(self, ranks: list[Rank]) -> None:
         messages = []
@@ -181,7 +205,9 @@ class Roster:
     def _forget(self, gang: Gang, number: int, why: str) -> None:
         """This rank is gone; the next cell says so, and which names went with it."""
         with self._lock:
-            rank = gang.ranks.pop(number)
+            rank = gang.ranks.pop(number, None)
+            if rank is None:
+                return
             names = ", ".join(sorted(rank.names))
             lost = f" Lost with it: {names}." if names else ""
             self._news.append(f"rank {rank.number} ({rank.where}) {why}.{lost}")

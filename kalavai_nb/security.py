@@ -56,24 +56,27 @@ class Authority:
     def __init__(self, pool: str) -> None:
         from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.x509 import BasicConstraints
+        from cryptography.x509 import BasicConstraints, SubjectKeyIdentifier
 
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = _x509_name(f"kalavai pool {pool}")
         builder = _certificate(self._name, self._name, self._key, seconds=365 * 86400)
         builder = builder.add_extension(BasicConstraints(ca=True, path_length=0), critical=True)
+        builder = builder.add_extension(SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self._certificate = builder.sign(self._key, hashes.SHA256())
 
     def issue(self, name: str, *, listens: bool, seconds: float = 30 * 86400) -> Identity:
         """A certificate for ``name``; one that never ``listens`` cannot pose as the head."""
         from cryptography.hazmat.primitives import hashes, serialization
         from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.x509 import ExtendedKeyUsage
+        from cryptography.x509 import AuthorityKeyIdentifier, ExtendedKeyUsage
         from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
         key = ec.generate_private_key(ec.SECP256R1())
         usage = [Usage.CLIENT_AUTH] + [Usage.SERVER_AUTH] * listens
         builder = _certificate(_x509_name(name), self._name, key, seconds)
+        issuer = AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        builder = builder.add_extension(issuer, critical=False)
         certificate = builder.add_extension(ExtendedKeyUsage(usage), critical=False).sign(self._key, hashes.SHA256())
         pem = serialization.Encoding.PEM
         return Identity(
@@ -125,6 +128,8 @@ class Invite:
 
 def parse_seconds(text: str | float) -> float:
     """``"10m"``, ``"2h"``, ``"1.5d"``, ``"90"`` or a number, as seconds. Raises ValueError for anything else."""
+    if isinstance(text, (int, float)) and not isinstance(text, bool) and 0 <= text < float("inf"):
+        return float(text)
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhdw]?)", str(text).strip())
     if not match:
         raise ValueError(f"wanted a time such as 30s, 10m or 2h, got {text!r}")

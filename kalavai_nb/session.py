@@ -5,13 +5,15 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from kalavai_nb.capture import Captured, capture, free_names, human_bytes
+from kalavai_nb.capture import Captured, capture, human_bytes
 from kalavai_nb.cell import CellRun
-from kalavai_nb.engine import Engine
+from kalavai_nb.engine import Engine, Message
 from kalavai_nb.errors import NotEnoughDevices, OptionError
 from kalavai_nb.gang import Gang, Rank, Sending, plan_sending
+from kalavai_nb.names import free_names
 from kalavai_nb.options import RunOptions
 from kalavai_nb.outputs import rank_range
 from kalavai_nb.roster import Roster
@@ -57,15 +59,25 @@ class Session:
         world_size = self.roster.world_size(gang, options)
         chosen = options.chosen(world_size)
         self._wait_for_cells(gang, chosen, options)
-        ranks = self.roster.ready(gang, chosen, options)
-        try:
-            sending = plan_sending(gang, ranks, captured, explicit=options.send is not None)
-            _scatter(sending, ranks, scattered, namespace)
-            self._place(sending, ranks)
-            run = self._begin(source, options, ranks, world_size, sending, number)
-        except BaseException:
-            self.roster.rest(ranks)
-            raise
+        prepare = partial(self._prepare, source, options, gang, world_size, captured, scattered, namespace, number)
+        ranks = [gang.ranks[n] for n in chosen if n in gang.ranks and gang.ranks[n].lease]
+        begun = None
+        if len(ranks) == len(chosen):
+            # the usual case: leased and begun in one step
+            run, messages = prepare(ranks)
+            if self.roster.wake(gang, ranks, options, messages):
+                begun = run
+            else:
+                run.discard()
+        if begun is None:
+            ranks = self.roster.ready(gang, chosen, options)
+            try:
+                begun, messages = prepare(ranks)
+                self._engine.tell(messages)
+            except BaseException:
+                self.roster.rest(ranks)
+                raise
+        self.runs = [*self.runs[-KEPT_RUNS:], begun]
 
         def finish(run: CellRun) -> Any:
             self.roster.take_reports(gang, run)
@@ -78,10 +90,10 @@ class Session:
             return self._bind_out(run, options, namespace)
 
         if options.background is None:
-            run.complete(finish)
+            begun.complete(finish)
         else:
-            run.complete_in_background(finish)
-        return run
+            begun.complete_in_background(finish)
+        return begun
 
     def running(self) -> list[CellRun]:
         """The cells that have not ended."""
@@ -136,36 +148,43 @@ class Session:
         if sending.superseded and large:
             self._engine.drop(sending.superseded, [device for rank in ranks for device in rank.devices])
 
-    def _begin(
-        self, source: str, options: RunOptions, ranks: list[Rank], world_size: int, sending: Sending, number: int
-    ) -> CellRun:
-        id = secrets.token_hex(4)
-        number = number or len(self.runs) + 1
+    def _prepare(
+        self,
+        source: str,
+        options: RunOptions,
+        gang: Gang,
+        world_size: int,
+        captured: list[Captured],
+        scattered: dict[str, Any],
+        namespace: dict[str, Any],
+        number: int,
+        ranks: list[Rank],
+    ) -> tuple[CellRun, list[tuple[str, Message]]]:
+        """Bring the ranks' machines what the cell needs; the run, and the messages that begin it."""
+        sending = plan_sending(gang, ranks, captured, explicit=options.send is not None)
+        _scatter(sending, ranks, scattered, namespace)
+        self._place(sending, ranks)
+        self._drop(sending, ranks)
+        id, number = secrets.token_hex(4), number or len(self.runs) + 1
         numbers = [rank.number for rank in ranks]
         title = f"cell {number} runs on ranks {rank_range(numbers)}"
         screen = DocumentScreen(f"{id}-document", title) if options.background is not None else None
         view = make_view(options.show, numbers, id, screen, patient=any(rank.fresh for rank in ranks))
-        run = CellRun(number, id, self._engine, ranks, options, view)
         messages = []
         for rank in ranks:
             take = {name: (c.packed.blob.digest, c.packed.blob.sizes) for name, c in sending.take[rank.number].items()}
             order = {
                 "take": take,
                 "out": list(options.out),
-                "count": run.number,
+                "count": number,
                 "rank": rank.number,
                 "world_size": world_size,
                 "device": rank.devices[0].torch_name if options.gpus != 0 else "cpu",
                 "env": _environment(ranks, rank, world_size),
             }
-            message = {"op": "kn_run", "generation": rank.generation, "run": id, "code": source, "order": order}
-            messages.append((rank.worker, message))
-        self.runs = [*self.runs[-KEPT_RUNS:], run]
-        for rank, reply in zip(ranks, self._engine.call(messages), strict=True):
-            if "gone" in reply or reply["stale"]:
-                run.lose(rank, reply.get("gone", "had ended before the cell began"))
-        self._drop(sending, ranks)
-        return run
+            message = {"op": "kn_run", "owner": self._engine.owner, "generation": rank.generation, "run": id}
+            messages.append((rank.worker, {**message, "code": source, "order": order}))
+        return CellRun(number, id, self._engine, ranks, options, view), messages
 
     def _bind_out(self, run: CellRun, options: RunOptions, namespace: dict[str, Any]) -> Any:
         """Bind the names of ``out=`` to lists by rank (None where a rank failed); returns them, or a call's values."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import uuid
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatch
@@ -140,3 +142,8 @@ class Trial:
     device: str = ""
     attempts: int = 0
     log: str = ""
+
+
+def machine_id() -> str:
+    """What `Device.machine` is for the devices of this machine: the same in all its processes, and nowhere else."""
+    return f"{socket.gethostname()}-{uuid.getnode():012x}"

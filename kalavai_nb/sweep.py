@@ -178,6 +178,8 @@ class Sweep:
                     request = self._engine.request(Need(self._engine.owner, 1, kind="trial"), events.put)
                 with contextlib.suppress(queue.Empty):
                     event = events.get(timeout=LOOK_SECONDS)
+                    if event["kind"] == "refused":
+                        raise PoolClosed(event["text"])
                     if event["kind"] == "grant":
                         request = ""
                         self._start(run, event["leases"][0], running)
@@ -217,9 +219,7 @@ class Sweep:
             "fn": blobs[0],
             "config": blobs[1],
         }
-        [reply] = self._engine.call([(device.worker, message)])
-        if reply:
-            self._lose(device.worker, running)
+        self._engine.tell([(device.worker, message)])
 
     def _end(self, index: int, end: dict[str, Any], running: dict[int, tuple[Device, str]]) -> None:
         if index not in running:
@@ -228,7 +228,7 @@ class Sweep:
         fields: dict[str, Any] = {"log": end.get("log", ""), "seconds": end.get("seconds")}
         try:
             if end["status"] == "ok":
-                fields |= {"state": TrialState.COMPLETE, "value": self._engine.fetch(device.worker, end["value"])}
+                fields |= {"state": TrialState.COMPLETE, "value": self._engine.fetch(device, end["value"])}
             else:
                 fields |= {"state": TrialState.FAILED, "error": _error_of(end)}
         except Exception as error:  # a value that cannot be rebuilt here is that trial's failure, not the sweep's

@@ -57,4 +57,7 @@ def _state(snapshot: Snapshot, device: Device, owner: str) -> str:
 
 
 def _queue(snapshot: Snapshot) -> list[str]:
-    return [f"waiting: {waiting.label} for {waiting.count} devices; {waiting.reason}" for waiting in snapshot.queue]
+    return [
+        f"waiting: {waiting.label} for {waiting.count} device{'s' * (waiting.count != 1)}; {waiting.reason}"
+        for waiting in snapshot.queue
+    ]

@@ -17,14 +17,14 @@ class RemoteValue:
     """A large value that stays in the pool until ``get()``. It outlives the rank, but not its machine."""
 
     def __init__(self, engine: Engine, rank: Rank, handed: Mapping[str, Any]) -> None:
-        self._engine, self._worker, self._handed = engine, rank.worker, dict(handed)
+        self._engine, self._device, self._handed = engine, rank.devices[0], dict(handed)
         self.what: str = handed["what"]
         self.size_bytes: int = sum(handed["sizes"])
         self.where = f"rank {rank.number} ({rank.where})"
 
     def get(self) -> Any:
         """Bring the value home. Raises PoolClosed where its worker is gone."""
-        return self._engine.fetch(self._worker, self._handed)
+        return self._engine.fetch(self._device, self._handed)
 
     def __repr__(self) -> str:
         return f"<{self.what}, {human_bytes(self.size_bytes)}, on {self.where}; .get() brings it home>"
@@ -34,7 +34,7 @@ def bring_home(engine: Engine, rank: Rank, handed: Mapping[str, Any]) -> Any:
     """The value itself, or a RemoteValue where it is over 100 MB."""
     if sum(handed["sizes"]) > HOME_BYTES:
         return RemoteValue(engine, rank, handed)
-    return engine.fetch(rank.worker, dict(handed))
+    return engine.fetch(rank.devices[0], dict(handed))
 
 
 def split(name: str, value: Any, parts: int) -> list[Any]:
@@ -42,6 +42,7 @@ def split(name: str, value: Any, parts: int) -> list[Any]:
 
     Lists, tuples, ranges, arrays, tensors and DataFrames; TypeError for what has no length or cannot be sliced.
     """
+    kind = type(value).__name__
     try:
         length = len(value)
         bounds = [length * part // parts for part in range(parts + 1)]
@@ -49,7 +50,7 @@ def split(name: str, value: Any, parts: int) -> list[Any]:
         if isinstance(value, (Mapping, str, bytes)) or not (
             isinstance(value, Sequence) or hasattr(rows, "__getitem__")
         ):
-            raise TypeError(type(value).__name__)
+            raise TypeError(kind)
         return [rows[low:high] for low, high in pairwise(bounds)]
-    except TypeError as error:
-        raise TypeError(f"scatter={name} cannot be split: wanted a list, array or DataFrame, got {error}") from None
+    except TypeError:
+        raise TypeError(f"scatter={name} cannot be split: wanted a list, array or DataFrame, got {kind}") from None

@@ -15,8 +15,9 @@ import pytest
 
 from kalavai_nb import capture as capture_module
 from kalavai_nb.blobs import Packed, load_bytes
-from kalavai_nb.capture import Captured, capture, free_names, human_bytes, looks_secret, pack_argument
+from kalavai_nb.capture import Captured, capture, human_bytes, looks_secret, pack_argument
 from kalavai_nb.errors import SendError
+from kalavai_nb.names import free_names
 
 # what the source itself brings in: every rank has these too
 OURS = {*dir(builtins), "get_ipython", "__annotations__"}
@@ -367,7 +368,8 @@ def test_a_function_that_is_loaded_does_not_overwrite_what_is_there(far: dict[st
 
 def test_a_function_keeps_defaults_docstring_and_closure(far: dict[str, Any]) -> None:
     namespace = notebook(
-        "def make(a):\n    def g(b, *, c=3):\n        'Adds.'\n        return a + b + c + k\n    return g\ng = make(1)\nk = 0"
+        "def make(a):\n    def g(b, *, c=3):\n        'Adds.'\n        return a + b + c + k\n    return g\n"
+        "g = make(1)\nk = 0"
     )
     item = captured("g", namespace)["g"]
     far["k"] = 10

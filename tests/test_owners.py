@@ -41,7 +41,7 @@ def test_two_owners_want_every_device_fifty_times(pool: kn.Pool, second: kn.Pool
     def want(owner: kn.Pool) -> None:
         engine = engine_of(owner)
         for _ in range(ROUNDS):
-            leases = engine.acquire(Need(engine.owner, 4), wait_seconds=60)
+            leases, _ = engine.acquire(Need(engine.owner, 4), wait_seconds=60)
             assert holding.acquire(blocking=False), "two owners held all devices at once"
             served.append(owner.owner)
             assert sum(len(lease.devices) for lease in leases) == 4
@@ -87,7 +87,7 @@ def test_what_an_idle_session_lost_is_said(pool: kn.Pool, second: kn.Pool, capsy
 
 def test_waiting_ends_with_a_reason_and_leaves_no_request(pool: kn.Pool, second: kn.Pool) -> None:
     engine = engine_of(second)
-    leases = engine.acquire(Need(engine.owner, 3))
+    leases, _ = engine.acquire(Need(engine.owner, 3))
     with pytest.raises(NotEnoughDevices, match=r"1st in the queue; 1 of the 4 devices it needs are free; .* holds"):
         pool.run("pass", gpus=4, wait=0.5)
     assert not pool.snapshot().queue

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import uuid
 from pathlib import Path
 
-from kalavai_nb.state import Device
+from kalavai_nb.state import Device, machine_id
 
 STAND_INS = 4
 
@@ -58,11 +57,6 @@ def cpu_stand_ins(count: int) -> list[Device]:
     """Processes that take the place of GPUs. They share the machine's cores and memory, and say so."""
     name = _cpu_name()
     return [_device(index, "cpu", name, _memory_bytes() // count) for index in range(count)]
-
-
-def machine_id() -> str:
-    """The same for every process of this machine, and for no other machine."""
-    return f"{socket.gethostname()}-{uuid.getnode():012x}"
 
 
 def _device(index: int, kind: str, name: str, memory_bytes: int, selector: str = "") -> Device:

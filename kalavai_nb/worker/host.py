@@ -1,11 +1,13 @@
 """The plugin in each worker: starts and drives child processes for owners. Runs no user code itself.
 
-Handlers named ``kn_*`` are called through the head. What children say goes to their owner's topic.
+Methods named ``kn_*`` are called through the head: coroutines reply, the others are messages. What children say goes
+to their owner's topic.
 """
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import json
 import os
 import shutil
@@ -48,15 +50,21 @@ class Host(WorkerPlugin):
 
     def setup(self, worker: Worker) -> None:
         self.worker = worker
-        for name in dir(self):
-            if name.startswith("kn_"):
-                worker.handlers[name] = getattr(self, name)
+        for name in (name for name in dir(self) if name.startswith("kn_")):
+            handler = getattr(self, name)
+            # what has a reply is a coroutine; messages have none, and keep their order
+            replies = inspect.iscoroutinefunction(handler)
+            (worker.handlers if replies else worker.stream_handlers)[name] = handler
 
     async def teardown(self, worker: Worker) -> None:
         await asyncio.gather(*(rank.close() for rank in self._ranks.values()))
         await asyncio.gather(*(child.kill() for _, child in self._trials.values()))
 
     # content
+
+    async def kn_store(self) -> str:
+        """Where the blobs are, for an owner on this very machine."""
+        return str(self._blobs.directory)
 
     async def kn_missing(self, digests: list[str]) -> list[str]:
         return [digest for digest in digests if not self._blobs.has(digest)]
@@ -67,7 +75,7 @@ class Host(WorkerPlugin):
     async def kn_get(self, digest: str, offset: int, length: int) -> bytes:
         return await asyncio.to_thread(self._blobs.read, digest, offset, length)
 
-    async def kn_drop(self, digests: list[str]) -> None:
+    def kn_drop(self, digests: list[str]) -> None:
         for digest in digests:
             self._blobs.drop(digest)
 
@@ -84,20 +92,20 @@ class Host(WorkerPlugin):
             return {"gone": f"a rank on {self.device} did not start: {error}"}
         return {"generation": rank.generation, "pid": rank.child.pid, "port": free_port()}
 
-    async def kn_run(self, generation: str, run: str, code: str, order: dict[str, Any]) -> dict[str, Any]:
-        """Begin a cell. Replies at once; its outputs and its end are events."""
+    def kn_run(self, owner: str, generation: str, run: str, code: str, order: dict[str, Any]) -> None:
+        """Begin a cell. Its outputs and its end are events."""
+        outbox = Outbox(self._teller(owner), kind="output", run=run, rank=order["rank"])
         rank = self._ranks.get(generation)
         if rank is None or rank.outbox is not None:
-            return {"stale": True}
+            outbox.end({"status": "died", "how": "had ended before the cell began"})
+            return
         order["take"] = {
             name: (str(self._blobs.path(digest)), digest, sizes) for name, (digest, sizes) in order["take"].items()
         }
         filled: Order = {**order, "blobs": str(self._blobs.directory)}  # type: ignore[typeddict-item]
-        tell = self._teller(rank.owner)
-        self._later(rank.execute(code, filled, Outbox(tell, kind="output", run=run, rank=order["rank"])))
-        return {"stale": False}
+        self._later(rank.execute(code, filled, outbox))
 
-    async def kn_interrupt(self, generations: list[str], reason: str) -> None:
+    def kn_interrupt(self, generations: list[str], reason: str) -> None:
         for generation in generations:
             if rank := self._ranks.get(generation):
                 rank.interrupt(reason)
@@ -115,8 +123,8 @@ class Host(WorkerPlugin):
 
     # trials
 
-    async def kn_trial(self, owner: str, run: str, index: int, fn: list[Any], config: list[Any]) -> None:
-        """Begin a trial in a fresh process. Replies at once; its outcome is an event."""
+    def kn_trial(self, owner: str, run: str, index: int, fn: list[Any], config: list[Any]) -> None:
+        """Begin a trial in a fresh process. Its outcome is an event."""
         self._later(self._run_trial(owner, run, index, self._located(fn), self._located(config)))
 
     async def kn_end_trials(self, run: str) -> None:

@@ -1,0 +1,1 @@
+"""Figures, measured side by side in one run, since machines are shared and noisy: ``make bench``."""

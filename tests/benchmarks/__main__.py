@@ -1,0 +1,28 @@
+"""``python -m tests.benchmarks [start|cells|faults]``: measure and print a table; exits 1 where a row falls short."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tests.benchmarks.table import print_table
+
+NAMES = ("start", "cells", "faults")
+
+
+def main() -> int:
+    """Run the named scripts, or all."""
+    rows = []
+    for name in sys.argv[1:] or NAMES:
+        for row in importlib.import_module(f"tests.benchmarks.{name}").measure():
+            print(f"{row.what}: {row.ours:.3g} {row.unit}", file=sys.stderr, flush=True)
+            rows.append(row)
+    print_table(rows)
+    return int(any(row.bounded > row.limit for row in rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

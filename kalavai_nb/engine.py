@@ -19,6 +19,7 @@ from kalavai_nb.state import Device, Lease, Need, Snapshot, Waiting, machine_id
 
 PIECE_BYTES = 8 << 20
 LOOK_SECONDS = 0.2
+WITHDRAW_SECONDS = 5.0
 
 Event = dict[str, Any]
 Message = dict[str, Any]
@@ -92,19 +93,16 @@ class Engine:
                 except queue.Empty:
                     self.check()
                     continue
-                if event["kind"] == "grant":
-                    return [_lease(lease) for lease in event["leases"]], event["told"]
-                if event["kind"] == "refused":
-                    raise _refusal(event)
+                if event["kind"] in ("grant", "refused"):
+                    self.unlisten(request, answers.put)
+                    return _granted(event), event.get("told", False)
                 if event["reason"] != reason:
                     reason = event["reason"]
                     on_wait(reason)
             raise NotEnoughDevices(f"{need} did not come free within {wait_seconds:.0f} s: {reason}")
         except BaseException:
-            self._forget(request, need, answers)
+            self.withdraw(request, need, answers)
             raise
-        finally:
-            self.unlisten(request, answers.put)
 
     def request(self, need: Need, on_event: Callable[[Event], None], then: Iterable[tuple[str, Message]] = ()) -> str:
         """Ask without waiting. ``on_event`` hears of the grant, or why there is none (yet), on Dask's thread."""
@@ -113,8 +111,15 @@ class Engine:
         self._say("kn_request", request=request, need=asdict(need), then=list(then))
         return request
 
-    def cancel(self, request: str) -> None:
-        self._say("kn_cancel", request=request)
+    def withdraw(self, request: str, need: Need, events: queue.Queue[Event]) -> None:
+        """Ask no more; if it was granted meanwhile, give it back. ``events`` is where its events go."""
+        with contextlib.suppress(PoolClosed, queue.Empty):
+            self._say("kn_cancel", request=request)
+            while (event := events.get(timeout=WITHDRAW_SECONDS))["kind"] != "cancelled":
+                if event["kind"] == "grant" and event["request"] == request:
+                    granted = [lease["id"] for lease in event["leases"]]
+                    self.rest(id for id in granted if id in need.wakes)
+                    self.release(id for id in granted if id not in need.wakes)
 
     def rest(self, leases: Iterable[str]) -> None:
         """These leases are idle from now on."""
@@ -242,21 +247,11 @@ class Engine:
 
     def _on_event(self, event: tuple[float, Event]) -> None:
         _, message = event
-        for sink in list(self._sinks.get(message.get("run") or message.get("request") or "", ())):
+        key = message.get("run") or message.get("request") or ""
+        for sink in list(self._sinks.get(key, ())):
             sink(message)
-
-    def _forget(self, request: str, need: Need, answers: queue.Queue[Event]) -> None:
-        """Ask no more; if it was granted meanwhile, give it back."""
-        with contextlib.suppress(PoolClosed):
-            self.cancel(request)
-            # a call behind the message: when it is answered, a grant that crossed it has come
-            self._ask("kn_snapshot")
-            while not answers.empty():
-                event = answers.get()
-                if event["kind"] == "grant":
-                    granted = [lease["id"] for lease in event["leases"]]
-                    self.rest(id for id in granted if id in need.wakes)
-                    self.release(id for id in granted if id not in need.wakes)
+        if message["kind"] == "cancelled":
+            self._sinks.pop(key, None)
 
     def _pieces(self, packed: Packed) -> Iterable[Message]:
         blob = packed.blob
@@ -277,9 +272,11 @@ def present(reply: Any) -> Any:
     return reply
 
 
-def _refusal(event: Event) -> Exception:
-    """The error that the head's ledger raised."""
-    return {"PoolClosed": PoolClosed}.get(event["error"], NotEnoughDevices)(event["text"])
+def _granted(event: Event) -> list[Lease]:
+    """The leases of a grant. Raises the ledger's error for a refusal."""
+    if event["kind"] == "refused":
+        raise {"PoolClosed": PoolClosed}.get(event["error"], NotEnoughDevices)(event["text"])
+    return [_lease(lease) for lease in event["leases"]]
 
 
 def _lease(fields: dict[str, Any]) -> Lease:

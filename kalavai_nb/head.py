@@ -107,7 +107,9 @@ class LedgerPlugin(SchedulerPlugin):
         self._schedule({request: (need["wakes"], then)})
 
     def kn_cancel(self, client: str, request: str) -> None:
+        """Ask no more. ``cancelled`` is the last event of the request; a grant that crossed it comes before."""
         self.ledger.cancel(request)
+        self._to_owner(client, {"kind": "cancelled", "request": request})
         self._schedule()
 
     def kn_rest(self, client: str, leases: list[str]) -> None:

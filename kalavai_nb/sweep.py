@@ -169,18 +169,19 @@ class Sweep:
         """The sweep's own thread: a lease per slot, a trial per lease, until nothing waits or runs."""
         events: queue.Queue[Event] = queue.Queue()
         running: dict[int, tuple[Device, str]] = {}
-        request = ""
+        need, request = Need(self._engine.owner, 1, kind="trial"), ""
         self._engine.listen(run, events.put)
         self._engine.listen("", events.put)
         try:
             while self._run == run and (running or self._next_waiting() is not None):
                 if not request and self._next_waiting() is not None:
-                    request = self._engine.request(Need(self._engine.owner, 1, kind="trial"), events.put)
+                    request = self._engine.request(need, events.put)
                 with contextlib.suppress(queue.Empty):
                     event = events.get(timeout=LOOK_SECONDS)
                     if event["kind"] == "refused":
                         raise PoolClosed(event["text"])
                     if event["kind"] == "grant":
+                        self._engine.unlisten(request, events.put)
                         request = ""
                         self._start(run, event["leases"][0], running)
                     elif event["kind"] == "trial":
@@ -195,7 +196,7 @@ class Sweep:
             self._engine.unlisten("", events.put)
             with contextlib.suppress(PoolClosed):
                 if request:
-                    self._engine.cancel(request)
+                    self._engine.withdraw(request, need, events)
                 self._engine.release([lease for _, lease in running.values()])
             if self._run == run:
                 self._run = ""

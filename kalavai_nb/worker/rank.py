@@ -14,6 +14,7 @@ import random
 import signal
 import socket
 import sys
+import threading
 from multiprocessing.connection import Connection
 from typing import Any, NotRequired, TypedDict
 
@@ -60,6 +61,20 @@ class RankApp(IPKernelApp):
         super().init_control(context)
         self.shell_channel_thread = None
 
+    def init_kernel(self) -> None:
+        super().init_kernel()
+        self.kernel.shell_channel_thread = _NoThread()
+
+
+class _NoThread:
+    """Stands where ipykernel looks for the thread it would use: there is none, and cells run in the main thread."""
+
+    def __init__(self) -> None:
+        self.parent_thread = threading.main_thread()
+
+    def __bool__(self) -> bool:
+        return False
+
 
 class RankKernel(IPythonKernel):
     """An IPython kernel that takes names in before a cell and hands names out after it."""
@@ -72,6 +87,10 @@ class RankKernel(IPythonKernel):
         super().__init__(**kwargs)
         self._received: dict[str, tuple[str, Any]] = {}
         self._error: BaseException | None = None
+
+    @property
+    def _supports_kernel_subshells(self) -> bool:
+        return False
 
     def _publish_execute_input(self, code: str, parent: Any, execution_count: int) -> None:
         """Nobody listens who does not know what runs."""

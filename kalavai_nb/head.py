@@ -40,6 +40,10 @@ CONFIG = {
     # Dask's own NVML sampling crashes on a lost GPU
     "distributed.diagnostics.nvml": False,
     "distributed.comm.timeouts.connect": "10s",
+    # no tasks run here, so there is nothing to profile, and no reason to wake up fifty times a second
+    "distributed.worker.profile.enabled": False,
+    "distributed.admin.tick.interval": "500ms",
+    "distributed.admin.system-monitor.interval": "5s",
 }
 
 

@@ -78,8 +78,8 @@ class Engine:
     ) -> tuple[list[Lease], bool]:
         """Block until the ledger grants ``need``. ``on_wait`` hears the reason whenever it changes.
 
-        ``then`` is told to workers by the head itself where all of ``need.wakes`` is woken at once; whether it was is
-        returned beside the leases. Raises NotEnoughDevices where there never will be enough, or were not within
+        ``then`` is told to workers by the head in the same step, if that wakes all of ``need.wakes``; whether it was
+        is returned beside the leases. Raises NotEnoughDevices where there never will be enough, or were not within
         ``wait_seconds``. Interrupted, it asks no more.
         """
         answers: queue.Queue[Event] = queue.Queue()

@@ -11,9 +11,8 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -60,6 +59,7 @@ class LedgerPlugin(SchedulerPlugin):
     def __init__(self, pool: str, idle_seconds: float) -> None:
         self.pool = pool
         self.ledger = Ledger(idle_seconds)
+        self._then: dict[str, tuple[tuple[str, ...], list[tuple[str, Message]]]] = {}
         self._background: set[asyncio.Task[None]] = set()
         self._look: asyncio.TimerHandle | None = None
 
@@ -92,6 +92,8 @@ class LedgerPlugin(SchedulerPlugin):
             held = {device for lease in self.ledger.remove_owner(client) for device in lease.devices}
             for device in held:
                 self.ledger.clearing(device)
+            queued = {waiting.id for waiting in self.ledger.waiting(time.time())}
+            self._then = {request: then for request, then in self._then.items() if request in queued}
             self._later(self._end_owner(client, held))
 
     # what owners say, in order: one stream from each, so that a lease is rested before it is asked for again
@@ -99,8 +101,8 @@ class LedgerPlugin(SchedulerPlugin):
     def kn_request(self, client: str, request: str, need: Message, then: list[tuple[str, Message]]) -> None:
         """Ask for devices; the answer is an event: ``grant``, ``wait`` with a reason, or ``refused``.
 
-        ``then`` is told to workers at once where the request is granted at once and has woken all it meant to wake;
-        the grant says so in ``told``.
+        ``then`` is told to workers in the same step in which the request is granted, if that wakes all it meant to
+        wake; the grant says so in ``told``.
         """
         need = {**need, "wakes": tuple(need["wakes"]), "avoid": tuple(need["avoid"])}
         try:
@@ -108,11 +110,13 @@ class LedgerPlugin(SchedulerPlugin):
         except KalavaiError as error:
             self._refuse(client, request, error)
             return
-        self._schedule({request: (need["wakes"], then)})
+        self._then[request] = (need["wakes"], then)
+        self._schedule()
 
     def kn_cancel(self, client: str, request: str) -> None:
         """Ask no more. ``cancelled`` is the last event of the request; a grant that crossed it comes before."""
         self.ledger.cancel(request)
+        self._then.pop(request, None)
         self._to_owner(client, {"kind": "cancelled", "request": request})
         self._schedule()
 
@@ -150,18 +154,18 @@ class LedgerPlugin(SchedulerPlugin):
 
     # carrying out
 
-    def _schedule(self, new: Mapping[str, tuple[tuple[str, ...], list[Any]]] = MappingProxyType({})) -> None:
-        """Let the ledger decide, do what it says, and tell those who wait why. ``new``: {request: (wakes, then)}."""
+    def _schedule(self) -> None:
+        """Let the ledger decide, do what it says, and tell those who wait why."""
         now = time.time()
         for decision in self.ledger.schedule(now):
             if isinstance(decision, Evict):
                 self._later(self._evict(decision))
                 continue
+            wakes, then = self._then.pop(decision.request, ((), []))
             if isinstance(decision, Refused):
                 self._refuse(decision.owner, decision.request, NotEnoughDevices(decision.reason))
                 continue
             leases = [asdict(lease) for lease in decision.leases]
-            wakes, then = new.get(decision.request, ((), []))
             told = bool(then) and [lease["id"] for lease in leases] == list(wakes)
             if told:
                 self.kn_tell(decision.owner, then)

@@ -54,8 +54,7 @@ class Roster:
     def wake(self, gang: Gang, ranks: list[Rank], options: RunOptions, then: list[tuple[str, Message]]) -> bool:
         """Lease these idle ranks again, and tell their workers ``then`` in the same step.
 
-        False where that could not be in one step: a rank is gone, or there was a wait. Nothing was told then, and what
-        was granted is idle again.
+        False where a rank is gone: nothing was told then, and what was granted is idle again.
         """
         need = self._need(options, len(ranks) * options.per, wakes=tuple(rank.lease for rank in ranks))
         leases, told = self._acquire(need, options, then)
@@ -198,7 +197,8 @@ class Roster:
             present(reply)
 
     def _end(self, ranks: list[Rank]) -> None:
-        messages = [(rank.worker, {"op": "kn_end_ranks", "generations": [rank.generation]}) for rank in ranks]
+        # by its lease too: one that was interrupted while it started has not told its generation
+        messages = [(r.worker, {"op": "kn_end_ranks", "lease": r.lease, "generations": [r.generation]}) for r in ranks]
         self._engine.call(messages)
         self._engine.release([rank.lease for rank in ranks if rank.lease])
 

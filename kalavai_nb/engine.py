@@ -83,26 +83,14 @@ class Engine:
         ``wait_seconds``. Interrupted, it asks no more.
         """
         answers: queue.Queue[Event] = queue.Queue()
-        deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
-        reason = ""
         request = self.request(need, answers.put, then)
         try:
-            while deadline is None or time.monotonic() < deadline:
-                try:
-                    event = answers.get(timeout=LOOK_SECONDS)
-                except queue.Empty:
-                    self.check()
-                    continue
-                if event["kind"] in ("grant", "refused"):
-                    self.unlisten(request, answers.put)
-                    return _granted(event), event.get("told", False)
-                if event["reason"] != reason:
-                    reason = event["reason"]
-                    on_wait(reason)
-            raise NotEnoughDevices(f"{need} did not come free within {wait_seconds:.0f} s: {reason}")
+            answer = self._answer(need, answers, wait_seconds, on_wait)
         except BaseException:
             self.withdraw(request, need, answers)
             raise
+        self.unlisten(request, answers.put)
+        return _granted(answer), answer.get("told", False)
 
     def request(self, need: Need, on_event: Callable[[Event], None], then: Iterable[tuple[str, Message]] = ()) -> str:
         """Ask without waiting. ``on_event`` hears of the grant, or why there is none (yet), on Dask's thread."""
@@ -229,6 +217,25 @@ class Engine:
             raise PoolClosed(
                 f"the head of the pool does not answer any more ({error}). Open a new one with kn.Pool()."
             ) from None
+
+    def _answer(
+        self, need: Need, answers: queue.Queue[Event], wait_seconds: float | None, on_wait: Callable[[str], None]
+    ) -> Event:
+        """The grant or refusal of a request. The first event comes at once, so even no patience at all waits for it."""
+        deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
+        reason = ""
+        while not reason or deadline is None or time.monotonic() < deadline:
+            try:
+                event = answers.get(timeout=LOOK_SECONDS)
+            except queue.Empty:
+                self.check()
+                continue
+            if event["kind"] in ("grant", "refused"):
+                return event
+            if event["reason"] != reason:
+                reason = event["reason"]
+                on_wait(reason)
+        raise NotEnoughDevices(f"{need} did not come free within {wait_seconds:.0f} s: {reason}")
 
     def _say(self, operation: str, **arguments: Any) -> None:
         self.check()

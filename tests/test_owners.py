@@ -95,6 +95,15 @@ def test_waiting_ends_with_a_reason_and_leaves_no_request(pool: kn.Pool, second:
     pool.run("pass", gpus=4)
 
 
+def test_no_patience_is_granted_what_is_free_and_refused_at_once_else(pool: kn.Pool, second: kn.Pool) -> None:
+    pool.run("pass", gpus=4, wait="60s")
+    pool.run("pass", gpus=4, wait=0)
+    started = time.monotonic()
+    with pytest.raises(NotEnoughDevices, match="asked for 9 devices"):
+        pool.run("pass", gpus=9)
+    assert time.monotonic() - started < 4, "a refusal was waited for"
+
+
 def test_a_sweep_does_not_starve_a_gang_of_another_owner(pool: kn.Pool, second: kn.Pool) -> None:
     sweep = pool.map(lambda seconds: time.sleep(seconds), [0.2] * 60, show=False)
     second.run("pass", gpus=4, wait="60s")

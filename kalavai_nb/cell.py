@@ -15,8 +15,10 @@ from kalavai_nb.gang import Rank
 from kalavai_nb.options import RunOptions
 from kalavai_nb.view import View
 
-# after a rank failed, how long the others may take to end by themselves
+# after a rank raised, how long the others may take to end by themselves: often they raise the same
 GRACE_SECONDS = 2.0
+# after a rank died; what they do without it leads nowhere
+DEATH_GRACE_SECONDS = 0.5
 LOOK_SECONDS = 0.5
 
 
@@ -190,7 +192,7 @@ class CellRun:
         lost = tuple(sorted(rank.names)) if end["status"] == "died" else ()
         self._failures.append(Failure(number, rank.where, end, lost))
         if self._options.on_error == "stop" and self._running and self._stop_at is None and not self._stopped_for:
-            self._stop_at = now + GRACE_SECONDS
+            self._stop_at = now + (DEATH_GRACE_SECONDS if end["status"] == "died" else GRACE_SECONDS)
             self._stopped_for = f"rank {number} failed"
 
     def _interrupt(self, reason: str) -> None:

@@ -10,6 +10,7 @@ import json
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Any
 
 # how long a line waits for the other ranks to say the same
@@ -291,10 +292,9 @@ def rank_range(ranks: Iterable[int]) -> str:
 def _joined(pieces: list[Piece]) -> list[Piece]:
     """The same with neighbouring texts of one stream made one."""
     joined: list[Piece] = []
-    for piece in pieces:
-        last = joined[-1] if joined else None
-        if isinstance(piece, Text) and isinstance(last, Text) and piece.name == last.name:
-            joined[-1] = Text(piece.name, last.text + piece.text)
+    for name, run in groupby(pieces, key=lambda piece: piece.name if isinstance(piece, Text) else None):
+        if name is None:
+            joined += run
         else:
-            joined.append(piece)
+            joined.append(Text(name, "".join(piece.text for piece in run if isinstance(piece, Text))))
     return joined

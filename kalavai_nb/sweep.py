@@ -127,16 +127,14 @@ class Sweep:
 
     def stop(self) -> None:
         """Stop the trials that run and start no more; what is done stays. Idempotent."""
-        run, self._run = self._run, ""
-        if not run:
-            return
+        self._run = ""
+        # its thread ends what runs; only then does nobody else change a trial
+        if self._thread:
+            self._thread.join()
         for index, trial in enumerate(self._trials):
             if not trial.state.is_finished():
                 self._set(index, state=TrialState.STOPPED)
-        workers = {device.worker for device in self._engine.snapshot().devices}
-        self._engine.call([(worker, {"op": "kn_end_trials", "run": run}) for worker in workers])
-        if self._thread and self._thread is not threading.current_thread():
-            self._thread.join()
+        self._draw(last=True)
 
     def resume(self) -> Sweep:
         """Go on with the trials that were stopped."""
@@ -197,6 +195,8 @@ class Sweep:
             with contextlib.suppress(PoolClosed):
                 if request:
                     self._engine.withdraw(request, need, events)
+                workers = {device.worker for device, _ in running.values()}
+                self._engine.tell([(worker, {"op": "kn_end_trials", "run": run}) for worker in workers])
                 self._engine.release([lease for _, lease in running.values()])
             if self._run == run:
                 self._run = ""

@@ -45,6 +45,7 @@ class Host(WorkerPlugin):
         self._blobs = BlobStore(machine_directory / "blobs")
         self._ranks: dict[str, RankProcess] = {}
         self._trials: dict[str, tuple[str, Child]] = {}
+        self._ended_runs: set[str] = set()
         self._warm = False
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -127,8 +128,12 @@ class Host(WorkerPlugin):
         """Begin a trial in a fresh process. Its outcome is an event."""
         self._later(self._run_trial(owner, run, index, self._located(fn), self._located(config)))
 
-    async def kn_end_trials(self, run: str) -> None:
-        await asyncio.gather(*(child.kill() for key, (_, child) in self._trials.items() if key.startswith(f"{run}/")))
+    def kn_end_trials(self, run: str) -> None:
+        """End the trials of a run, those too that were asked for and have not begun."""
+        self._ended_runs.add(run)
+        for key, (_, child) in self._trials.items():
+            if key.startswith(f"{run}/"):
+                self._later(child.kill())
 
     # about this machine
 
@@ -140,6 +145,8 @@ class Host(WorkerPlugin):
     async def _run_trial(
         self, owner: str, run: str, index: int, fn: tuple[str, list[int]], config: tuple[str, list[int]]
     ) -> None:
+        if run in self._ended_runs:
+            return
         if not self._warm:
             self._warm = True
             warm_fork_server()

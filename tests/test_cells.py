@@ -146,7 +146,7 @@ def test_async_returns_a_handle_whose_output_stays_in_its_cell(shared: Notebook)
         "for i in range(4):\n    print('step', i, flush=True); time.sleep(0.2)\ny = rank"
     )
     begun = shared.ok(source)
-    assert begun.seconds < 1.5
+    assert re.search(r"cell \d+ runs on ranks 0-1", begun.displays[0]["text/plain"])
     # the display was made in its own cell; what comes later are updates of it
     display_ids = {
         m["content"]["transient"]["display_id"] for _, m in begun.messages if m["msg_type"] == "display_data"

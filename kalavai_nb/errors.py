@@ -11,8 +11,12 @@ KalavaiError
 │   └── CellTimeout (TimeoutError) the cell ran longer than `timeout`
 ├── PoolClosed                     the pool is closed, or its head is gone
 ├── InviteError (ValueError)       an invite that is cut off, wrong or expired
-└── SweepError                     at least one trial failed; names all of them
+├── MissingExtra (ImportError)     a package that only some need is not installed
+└── SweepError                     a sweep that cannot give what was asked of it; names all failed trials
     └── TrialError                 the failure of one trial, where its own type does not exist here
+        └── TrialTimeout (TimeoutError)    the trial ran longer than `timeout`
+
+TrialStopped (BaseException)       raised in a trial, by `trial.report`, when it should end
 """
 
 import traceback
@@ -74,9 +78,24 @@ class InviteError(KalavaiError, ValueError):
     """An invite that cannot be used."""
 
 
+class MissingExtra(KalavaiError, ImportError):
+    """A package that only some parts need is not installed."""
+
+
 class SweepError(KalavaiError):
-    """At least one trial of a sweep failed."""
+    """A sweep cannot give what was asked of it, such as the values of trials that failed."""
 
 
 class TrialError(SweepError):
     """The failure of one trial whose own exception type cannot be built in the notebook."""
+
+
+class TrialTimeout(TrialError, TimeoutError):
+    """The trial ran longer than its ``timeout``."""
+
+
+class TrialStopped(BaseException):
+    """The trial should end now: it was pruned, or the sweep was stopped.
+
+    No Exception, so that ``except Exception`` in a training loop lets it through.
+    """

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from distributed.diagnostics.plugin import SchedulerPlugin
 
 from kalavai_nb.errors import KalavaiError, NotEnoughDevices
-from kalavai_nb.ledger import Evict, Ledger, Refused
+from kalavai_nb.ledger import Evict, Ledger, Refused, Yield
 from kalavai_nb.security import Identity
 from kalavai_nb.state import Device, Lease, Need, Snapshot
 
@@ -104,7 +104,7 @@ class LedgerPlugin(SchedulerPlugin):
         ``then`` is told to workers in the same step in which the request is granted, if that wakes all it meant to
         wake; the grant says so in ``told``.
         """
-        need = {**need, "wakes": tuple(need["wakes"]), "avoid": tuple(need["avoid"])}
+        need = {**need, **{name: tuple(need[name]) for name in ("wakes", "avoid", "prefer")}}
         try:
             self.ledger.request(request, Need(**need), time.time())
         except KalavaiError as error:
@@ -160,6 +160,9 @@ class LedgerPlugin(SchedulerPlugin):
         for decision in self.ledger.schedule(now):
             if isinstance(decision, Evict):
                 self._later(self._evict(decision))
+                continue
+            if isinstance(decision, Yield):
+                self._to_owner(decision.lease.owner, {"kind": "yield", "lease": decision.lease.id})
                 continue
             wakes, then = self._then.pop(decision.request, ((), []))
             if isinstance(decision, Refused):

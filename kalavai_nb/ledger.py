@@ -9,6 +9,8 @@ Rules, in the order they are applied:
 3. The owner of a lease is the notebook. Its idle session never blocks its own sweep; it does block other owners,
    until it has been idle for ``idle_seconds`` while somebody waits: then the devices that are wanted are taken back.
 4. A device that was lost is expected back for ``away_seconds``: requests that need it wait, instead of failing.
+5. A sweep may keep its leases from trial to trial; when anything else waits for one of its devices, it is asked to
+   give that lease back after its trial, and takes its turn like everybody.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
+from kalavai_nb.reasons import too_many, why_waiting
 from kalavai_nb.state import Device, Lease, Need, Waiting
 
 AWAY_SECONDS = 30.0
@@ -49,6 +52,13 @@ class Evict:
     wanted_by: str
 
 
+@dataclass(frozen=True)
+class Yield:
+    """Ask the owner of this lease to release it after the trial that runs on it. Said once for each lease."""
+
+    lease: Lease
+
+
 @dataclass
 class _Request:
     id: str
@@ -68,6 +78,7 @@ class Ledger:
         self._away: dict[str, tuple[Device, float]] = {}
         self._queue: list[_Request] = []
         self._clearing: set[str] = set()
+        self._asked_back: set[str] = set()
         self._ids = itertools.count(1)
 
     # who and what is there
@@ -107,7 +118,7 @@ class Ledger:
         if need.owner not in self.owners:
             raise PoolClosed("this notebook is not connected to the pool; open it again with kn.Pool(…)")
         if not self._possible(need, now):
-            raise NotEnoughDevices(self._too_many(need, now))
+            raise NotEnoughDevices(too_many(need, self._expected(now)))
         self._queue.append(_Request(request_id, need, now, next(self._ids)))
 
     def cancel(self, request_id: str) -> None:
@@ -122,6 +133,7 @@ class Ledger:
     def release(self, lease_ids: Iterable[str]) -> None:
         for lease_id in lease_ids:
             self.leases.pop(lease_id, None)
+            self._asked_back.discard(lease_id)
 
     def clearing(self, device_id: str) -> None:
         """Grant this device to nobody until what ran on it has ended."""
@@ -134,18 +146,20 @@ class Ledger:
 
     # deciding
 
-    def schedule(self, now: float) -> list[Granted | Refused | Evict]:
+    def schedule(self, now: float) -> list[Granted | Refused | Evict | Yield]:
         """Grant what can be granted, and name the idle sessions that must make room. Idempotent."""
-        decisions: list[Granted | Refused | Evict] = []
+        decisions: list[Granted | Refused | Evict | Yield] = []
         for request in [request for request in self._queue if not self._possible(request.need, now)]:
             self._queue.remove(request)
-            decisions.append(Refused(request.id, request.need.owner, self._too_many(request.need, now)))
+            reason = too_many(request.need, self._expected(now))
+            decisions.append(Refused(request.id, request.need.owner, reason))
         # a grant changes whose turn it is, so the order is made anew after each
         while granted := self._grant_next(now):
             decisions.append(granted)
         reserved: set[str] = set()
         for request in self._in_order():
             decisions += self._make_room(request.need, reserved, now)
+            decisions += self._ask_back(request.need)
             reserved |= self._held_back(request.need, now)
         return decisions
 
@@ -223,6 +237,7 @@ class Ledger:
                 share=need.share,
                 running=True,
                 since=now,
+                what=need.what,
             )
             for start in range(taken, need.count, need.per)
         ]
@@ -266,59 +281,58 @@ class Ledger:
             return []
         chosen = [by_id[id] for id in pinned][: need.count]
         machines: dict[str, list[Device]] = {}
-        for device in usable:
+        for device in sorted(usable, key=lambda device: self._order(device, need)):
             if device.id not in pinned:
                 machines.setdefault(device.machine, []).append(device)
-        # the fullest machines first, so that a gang spans as few as it can
-        for devices in sorted(machines.values(), key=len, reverse=True):
-            devices.sort(key=lambda device: device.index)
+        # the fullest machines first, so that a gang spans as few as it can; one device alone is the best there is
+        by_size = sorted(machines.values(), key=len, reverse=True) if need.count > 1 else machines.values()
+        for devices in by_size:
             whole_groups = len(devices) // need.per * need.per
             chosen += devices[: min(whole_groups, need.count - len(chosen))]
         return chosen
+
+    def _order(self, device: Device, need: Need) -> tuple[float, ...]:
+        """Devices with fewer shares given away first, then those that the owner prefers, then the larger ones."""
+        used = sum(lease.share for lease in self.leases.values() if lease.running and device.id in lease.devices)
+        preferred = need.prefer.index(device.id) if device.id in need.prefer else len(need.prefer)
+        return (used, preferred, -device.memory_bytes, device.index)
+
+    def _ask_back(self, need: Need) -> list[Yield]:
+        """The leases of sweeps that stand in the way, each asked for once; its own only for another share."""
+        wanted = {
+            lease.id: lease
+            for device in self.devices.values()
+            if need.fits(device)
+            for lease in self._blockers(device.id, need)
+            if lease.kind == "trial" and (lease.owner, lease.what, lease.share) != (need.owner, need.what, need.share)
+        }
+        new = [lease for lease in wanted.values() if lease.id not in self._asked_back]
+        self._asked_back |= {lease.id for lease in new}
+        return [Yield(lease) for lease in new]
 
     def _expected_back(self, now: float) -> list[Device]:
         self._away = {id: (d, since) for id, (d, since) in self._away.items() if now - since < AWAY_SECONDS}
         return [device for device, _ in self._away.values()]
 
+    def _expected(self, now: float) -> list[Device]:
+        return [*self.devices.values(), *self._expected_back(now)]
+
     def _possible(self, need: Need, now: float) -> bool:
         """Whether the pool could grant this, were nobody else there and all devices back."""
-        expected = [*self.devices.values(), *self._expected_back(now)]
-        return len(self._choose(need, [device for device in expected if need.fits(device)])) == need.count
-
-    def _too_many(self, need: Need, now: float) -> str:
-        expected = [*self.devices.values(), *self._expected_back(now)]
-        there = ", ".join(sorted(map(str, expected))) or "none"
-        fitting = sum(map(need.fits, expected))
-        what = f"asked for {need}"
-        if need.per > 1:
-            what += f" in groups of {need.per} on one machine"
-        if not fitting and expected:
-            types = ", ".join(sorted({f"{d.name} ({d.memory_bytes / 2**30:.0f} GB) on {d.host}" for d in expected}))
-            return f"{what}, but no device of the pool is like that. There is: {types}. Ask for less, or leave it out."
-        advice = f"Try gpus={fitting}" if fitting and need.per == 1 else "Ask for fewer"
-        return f"{what}, but the pool has {len(expected)}: {there}. {advice}, or add a machine to the pool."
+        fitting = [device for device in self._expected(now) if need.fits(device)]
+        return len(self._choose(need, fitting)) == need.count
 
     def _explain(self, position: int, request: _Request, now: float) -> Waiting:
         need = request.need
         fitting = [device for device in self.devices.values() if need.fits(device)]
-        free = self._usable(need)
-        parts = [f"{_ordinal(position + 1)} in the queue", f"{len(free)} of the {need.count} devices it needs are free"]
-        holders: dict[str, list[str]] = {}
-        for device in fitting:
-            for lease in self._blockers(device.id, need):
-                idle = (
-                    "" if lease.running else f" (idle {now - lease.since:.0f} s, released at {self.idle_seconds:.0f} s)"
-                )
-                holders.setdefault(f"{lease.label}{idle}", []).append(str(device))
-            if device.id in self._clearing:
-                holders.setdefault("a session that is being closed", []).append(str(device))
-        parts += [f"{label} holds {', '.join(devices)}" for label, devices in holders.items()]
-        parts += [f"{device} was lost and is expected back" for device in self._expected_back(now) if need.fits(device)]
-        return Waiting(
-            request.id, need.owner, self.owners.get(need.owner, ""), need.count, request.since, "; ".join(parts)
+        reason = why_waiting(
+            position + 1,
+            need,
+            free=len(self._usable(need)),
+            holders={str(device): self._blockers(device.id, need) for device in fitting},
+            closing=[str(device) for device in fitting if device.id in self._clearing],
+            away=[str(device) for device in self._expected_back(now) if need.fits(device)],
+            idle_seconds=self.idle_seconds,
+            now=now,
         )
-
-
-def _ordinal(number: int) -> str:
-    suffix = {1: "st", 2: "nd", 3: "rd"}.get(number % 10 if number % 100 not in (11, 12, 13) else 0, "th")
-    return f"{number}{suffix}"
+        return Waiting(request.id, need.owner, self.owners.get(need.owner, ""), need.count, request.since, reason)

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatch
-from typing import Any
+from typing import Any, NamedTuple
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ class Need:
 
     Every group becomes a lease of its own, so that a rank can be replaced, grown or taken back by itself. ``wakes`` are
     idle leases of this owner (the ranks that a session has already): their devices come first, in this order.
-    ``avoid`` are devices that will not do, such as those of the session's other ranks.
+    ``avoid`` are devices that will not do, such as those of the session's other ranks; ``prefer`` are those it would
+    rather have, best first. ``what`` says what the devices are for, such as the name of a sweep.
     """
 
     owner: str
@@ -56,6 +57,8 @@ class Need:
     vram_bytes: int = 0
     wakes: tuple[str, ...] = ()
     avoid: tuple[str, ...] = ()
+    prefer: tuple[str, ...] = ()
+    what: str = ""
 
     def fits(self, device: Device) -> bool:
         """Whether this device is of the kind that was asked for."""
@@ -67,7 +70,8 @@ class Need:
     def __str__(self) -> str:
         filters = {"type": self.type, "host": self.host, "vram": self.vram_bytes and f"{self.vram_bytes / 2**30:g}GB"}
         wanted = " ".join(f"{name}={value}" for name, value in filters.items() if value)
-        return f"{self.count} device{'s' * (self.count != 1)}" + (f" with {wanted}" if wanted else "")
+        count = f"{self.share:g} of a device" if self.share < 1 else f"{self.count} device{'s' * (self.count != 1)}"
+        return count + (f" with {wanted}" if wanted else "")
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,12 @@ class Lease:
     share: float
     running: bool
     since: float
+    what: str = ""
+
+    @property
+    def holder(self) -> str:
+        """Who holds it, and what for."""
+        return f"{self.label}, {self.what}" if self.what else self.label
 
 
 @dataclass(frozen=True)
@@ -117,21 +127,33 @@ class Snapshot:
 
 
 class TrialState(StrEnum):
-    """Where a trial is: WAITING → RUNNING → COMPLETE, FAILED or STOPPED."""
+    """Where a trial is: WAITING → RUNNING → COMPLETE, FAILED, PRUNED (by ``stop=``) or STOPPED (by a person)."""
 
     WAITING = "WAITING"
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
     FAILED = "FAILED"
+    PRUNED = "PRUNED"
     STOPPED = "STOPPED"
 
     def is_finished(self) -> bool:
-        return self in (TrialState.COMPLETE, TrialState.FAILED, TrialState.STOPPED)
+        return self not in (TrialState.WAITING, TrialState.RUNNING)
+
+
+class Report(NamedTuple):
+    """What a trial said by ``trial.report(step, loss=0.3)``: ``Report(step, {"loss": 0.3})``."""
+
+    step: int
+    metrics: dict[str, float]
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One call of a sweep's function, as data: an exception is an ``error`` here, not something raised."""
+    """One call of a sweep's function, as data: an exception is an ``error`` here, not something raised.
+
+    ``started`` is when the last of its ``attempts`` began (as of ``time.time()``), ``seconds`` how long that took.
+    ``directory`` has what it left in ``trial.dir``; ``note`` says what is unusual about it.
+    """
 
     index: int
     state: TrialState
@@ -142,6 +164,10 @@ class Trial:
     device: str = ""
     attempts: int = 0
     log: str = ""
+    started: float | None = None
+    reports: tuple[Report, ...] = ()
+    directory: str = ""
+    note: str = ""
 
 
 def machine_id() -> str:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
-from kalavai_nb.ledger import AWAY_SECONDS, Evict, Granted, Ledger, Need
+from kalavai_nb.ledger import AWAY_SECONDS, Evict, Granted, Ledger, Need, Yield
 from kalavai_nb.state import Device
 
 GIB = 2**30
@@ -38,7 +38,7 @@ class Pool:
         """Queue a request; its owner is the first letter of its id, unless told otherwise."""
         self.ledger.request(id, Need(owner or id[0], count, **fields), self.now)
 
-    def decide(self) -> list[Granted | Evict]:
+    def decide(self) -> list[Granted | Evict | Yield]:
         return self.ledger.schedule(self.now)
 
     def grants(self) -> dict[str, list[str]]:
@@ -49,6 +49,10 @@ class Pool:
     def evictions(self) -> list[str]:
         """The devices that are taken back now."""
         return [id for found in self.decide() if isinstance(found, Evict) for id in found.lease.devices]
+
+    def yields(self) -> list[str]:
+        """The leases that are asked back now."""
+        return [found.lease.id for found in self.decide() if isinstance(found, Yield)]
 
     def get(self, id: str, count: int = 1, **fields: Any) -> tuple[str, ...]:
         """Ask, and be granted at once: the ids of the leases."""
@@ -302,9 +306,59 @@ def test_an_idle_session_under_a_running_trial_of_its_owner_is_not_evicted() -> 
     trial = pool.get("a-trial", kind="trial")
     pool.ask("b")
     pool.now = 10 * IDLE
-    assert pool.decide() == []
+    assert pool.yields() == list(trial)
     pool.ledger.release(trial)
     assert pool.evictions() == ["d0"]
+
+
+def test_a_sweep_is_asked_once_to_give_back_what_others_wait_for() -> None:
+    pool = pool_of(2)
+    first = pool.get("a1", kind="trial", what="sweep x")
+    second = pool.get("a2", kind="trial", what="sweep x")
+    pool.ask("a3", kind="trial", what="sweep x")
+    assert pool.yields() == [], "a sweep does not compete with itself"
+    pool.ask("b", kind="trial", what="sweep x")
+    assert pool.yields() == [*first, *second]
+    assert pool.yields() == []
+    pool.ledger.release(first)
+    assert pool.grants() == {"b": ["d0"]}, "who holds less comes first"
+    pool.ledger.release(second)
+    assert pool.grants() == {"a3": ["d1"]}
+
+
+def test_the_cell_of_a_notebook_does_not_wait_for_its_whole_sweep() -> None:
+    pool = pool_of(1)
+    trial = pool.get("a1", kind="trial", what="sweep x")
+    pool.ask("a2")
+    pool.ask("a3", kind="trial", what="sweep x")
+    assert pool.yields() == list(trial)
+    pool.ledger.release(trial)
+    assert pool.grants() == {"a2": ["d0"]}
+
+
+def test_a_trial_that_needs_the_whole_card_gets_it_from_its_own_sweep() -> None:
+    pool = pool_of(1)
+    halves = [*pool.get("a1", kind="trial", share=0.5, what="s"), *pool.get("a2", kind="trial", share=0.5, what="s")]
+    pool.ask("a3", kind="trial", what="s")
+    assert pool.yields() == halves
+    pool.ledger.release(halves)
+    assert pool.grants() == {"a3": ["d0"]}
+
+
+def test_one_device_alone_is_the_preferred_one_then_the_largest() -> None:
+    devices = [device(0), device(1, memory_bytes=16 * GIB), device(2), device(3, machine="m1", memory_bytes=24 * GIB)]
+    pool = Pool(*devices)
+    pool.ask("a", prefer=("d2",))
+    pool.ask("b")
+    pool.ask("c")
+    assert pool.grants() == {"a": ["d2"], "b": ["d3"], "c": ["d1"]}
+
+
+def test_shares_are_spread_before_they_are_packed() -> None:
+    pool = pool_of(2)
+    for number in range(5):
+        pool.ask(f"a{number}", share=0.5, kind="trial")
+    assert list(pool.grants().values()) == [["d0"], ["d1"], ["d0"], ["d1"]]
 
 
 def test_the_longest_idle_goes_first() -> None:
@@ -804,6 +858,9 @@ class Story:
                 assert not lease.running
                 assert self.pool.now - lease.since >= IDLE
                 self.evicted += lease.devices
+                continue
+            if isinstance(decision, Yield):
+                assert before[decision.lease.id].kind == "trial"
                 continue
             need = self.needs.pop(decision.request)
             granted = [id for lease in decision.leases for id in lease.devices]

@@ -1,0 +1,61 @@
+"""How good a trial is: the number that ``metric=`` means, wherever the function put it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any, SupportsFloat
+
+from kalavai_nb.errors import OptionError
+from kalavai_nb.state import Trial, TrialState
+
+MODES = ("min", "max")
+
+
+def score(trial: Trial, metric: str | None) -> float | None:
+    """The trial's number under ``metric``: in the dict it returned, else what it returned, else its last report.
+
+    None where there is no such number. NaN is a number here.
+    """
+    value = trial.value
+    if isinstance(value, dict):
+        return _number(value[metric]) if metric in value else _last_reported(trial, metric)
+    number = _number(value)
+    return _last_reported(trial, metric) if number is None else number
+
+
+def best_of(trials: Iterable[Trial], metric: str | None, mode: str) -> Trial | None:
+    """The complete trial with the best number; those without one, or with NaN, do not count."""
+    scored = [(number, trial) for trial in trials if (number := ranked(trial, metric)) is not None]
+    if not scored:
+        return None
+    return (min if mode == "min" else max)(scored, key=lambda entry: entry[0])[1]
+
+
+def ranked(trial: Trial, metric: str | None) -> float | None:
+    """The trial's number if it may be compared: the trial is complete and the number is not NaN."""
+    if trial.state is not TrialState.COMPLETE:
+        return None
+    number = score(trial, metric)
+    return None if number is None or math.isnan(number) else number
+
+
+def check_mode(mode: str) -> None:
+    """Raise OptionError for a mode that cannot be meant."""
+    if mode not in MODES:
+        raise OptionError(f"mode={mode!r} cannot be meant: wanted 'min' or 'max'")
+
+
+def _last_reported(trial: Trial, metric: str | None) -> float | None:
+    numbers = (_number(report.metrics[metric]) for report in reversed(trial.reports) if metric in report.metrics)
+    return next(numbers, None) if metric is not None else None
+
+
+def _number(value: Any) -> float | None:
+    """A number, NumPy scalar or tensor of one element as a float; None for all else."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, SupportsFloat):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
-from kalavai_nb.ledger import AWAY_SECONDS, Evict, Granted, Ledger, Need, Yield
+from kalavai_nb.ledger import AWAY_SECONDS, Evict, Granted, Ledger, Need, Refused, Yield
 from kalavai_nb.state import Device
 
 GIB = 2**30
@@ -38,7 +38,7 @@ class Pool:
         """Queue a request; its owner is the first letter of its id, unless told otherwise."""
         self.ledger.request(id, Need(owner or id[0], count, **fields), self.now)
 
-    def decide(self) -> list[Granted | Evict | Yield]:
+    def decide(self) -> list[Granted | Refused | Evict | Yield]:
         return self.ledger.schedule(self.now)
 
     def grants(self) -> dict[str, list[str]]:
@@ -860,7 +860,11 @@ class Story:
                 self.evicted += lease.devices
                 continue
             if isinstance(decision, Yield):
-                assert before[decision.lease.id].kind == "trial"
+                assert decision.lease.kind == "trial"
+                assert decision.lease.running
+                continue
+            if isinstance(decision, Refused):
+                del self.needs[decision.request]
                 continue
             need = self.needs.pop(decision.request)
             granted = [id for lease in decision.leases for id in lease.devices]

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from kalavai_nb.cell import CellRun
+    from kalavai_nb.errors import TrialStopped
     from kalavai_nb.options import RunOptions
     from kalavai_nb.pool import Pool, current_pool
+    from kalavai_nb.shelf import sweeps
+    from kalavai_nb.space import loguniform, uniform
     from kalavai_nb.state import Device, Snapshot, Trial, TrialState
     from kalavai_nb.sweep import Sweep
     from kalavai_nb.values import RemoteValue
+    from kalavai_nb.worker.live import LiveTrial
 
 _HOMES = {
     "Pool": "pool",
@@ -27,6 +31,11 @@ _HOMES = {
     "CellRun": "cell",
     "RemoteValue": "values",
     "Sweep": "sweep",
+    "sweeps": "shelf",
+    "uniform": "space",
+    "loguniform": "space",
+    "LiveTrial": "worker.live",
+    "TrialStopped": "errors",
     "Trial": "state",
     "TrialState": "state",
     "Device": "state",
@@ -35,6 +44,7 @@ _HOMES = {
 __all__ = [
     "CellRun",
     "Device",
+    "LiveTrial",
     "Pool",
     "RemoteValue",
     "RunOptions",
@@ -42,7 +52,11 @@ __all__ = [
     "Sweep",
     "Trial",
     "TrialState",
+    "TrialStopped",
     "current_pool",
+    "loguniform",
+    "sweeps",
+    "uniform",
 ]
 
 

@@ -15,6 +15,7 @@ import io
 import mmap
 import os
 import pickle
+import secrets
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator
@@ -49,6 +50,17 @@ class Packed:
     blob: Blob
     frames: list[memoryview]
     uses: set[str]
+
+    def renamed(self) -> Packed:
+        """The same under a name of its own instead of its digest: dropping it drops no equal content of others."""
+        return Packed(Blob(secrets.token_hex(16), self.blob.sizes), self.frames, self.uses)
+
+    def content(self) -> bytes:
+        """What a file that holds it would hold."""
+        whole = bytearray(self.blob.total_bytes)
+        for offset, piece, _ in self.pieces(1 << 26):
+            whole[offset : offset + len(piece)] = piece
+        return bytes(whole)
 
     def pieces(self, piece_bytes: int) -> Iterator[tuple[int, bytes, bool]]:
         """(offset, bytes, whether it is the last) that fill the file when all are written; padding stays a hole."""
@@ -92,8 +104,13 @@ def load_bytes(content: bytes | bytearray, sizes: Iterable[int]) -> Any:
     return _load(memoryview(content if isinstance(content, bytearray) else bytearray(content)), tuple(sizes))
 
 
+def frames_of(content: memoryview, sizes: tuple[int, ...]) -> list[memoryview]:
+    """The frames that lie in the content of such a file."""
+    return [content[offset : offset + size] for offset, size in zip(_offsets(sizes), sizes, strict=True)]
+
+
 def _load(content: memoryview, sizes: tuple[int, ...]) -> Any:
-    frames = [content[offset : offset + size] for offset, size in zip(_offsets(sizes), sizes, strict=True)]
+    frames = frames_of(content, sizes)
     return pickle.loads(frames[0], buffers=frames[1:])
 
 
@@ -150,6 +167,10 @@ class _Pickler(cloudpickle.Pickler):
         self.uses: set[str] = set()
 
     def reducer_override(self, obj: Any) -> Any:
+        # pickled as it is, a tensor on a GPU could only be read where there is that very GPU
+        torch = sys.modules.get("torch")
+        if torch is not None and type(obj) is torch.Tensor and obj.device.type not in ("cpu", "meta"):
+            return obj.detach().cpu().requires_grad_(obj.requires_grad).__reduce_ex__(5)
         reduced = super().reducer_override(obj)
         ours = isinstance(obj, types.FunctionType) and self.namespace is not None and obj.__globals__ is self.namespace
         if not ours or not isinstance(reduced, tuple) or len(reduced) != 6:

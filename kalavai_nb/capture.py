@@ -64,13 +64,18 @@ def capture(
             seen |= captured.packed.uses
 
 
+def pack_by_value(value: object) -> Packed:
+    """A value that travels alone, with all the names its functions use. Raises whatever pickling it raises."""
+    with _local_modules_by_value():
+        return pack(value)
+
+
 def pack_argument(what: str, value: object) -> Packed:
     """A value that travels alone, with all the names its functions use. Raises SendError, naming ``what``."""
-    with _local_modules_by_value():
-        try:
-            return pack(value)
-        except Exception as error:
-            raise SendError(f"{what} cannot be sent to the pool: {_why(error)}.") from None
+    try:
+        return pack_by_value(value)
+    except Exception as error:
+        raise SendError(f"{what} cannot be sent to the pool: {_why(error)}.") from None
 
 
 def looks_secret(name: str, value: object) -> bool:

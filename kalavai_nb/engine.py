@@ -6,8 +6,9 @@ import contextlib
 import os
 import queue
 import secrets
+import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,10 @@ class Engine:
         self._say("kn_request", request=request, need=asdict(need), then=list(then))
         return request
 
+    def cancel(self, request: str) -> None:
+        """Ask no more, without waiting for the answer: a grant may have crossed this, and has to be released."""
+        self._say("kn_cancel", request=request)
+
     def withdraw(self, request: str, need: Need, events: queue.Queue[Event]) -> None:
         """Ask no more; if it was granted meanwhile, give it back. ``events`` is where its events go."""
         with contextlib.suppress(PoolClosed, queue.Empty):
@@ -164,18 +169,30 @@ class Engine:
         self.tell([(worker, {"op": "kn_drop", "digests": digests}) for worker in machines.values()])
 
     def fetch(self, device: Device, handed: Message) -> Any:
-        """The value that a rank or trial on this device has handed out."""
+        """The value that a rank on this device has handed out."""
         blob = Blob(handed["digest"], tuple(handed["sizes"]))
         if "inline" in handed:
             return load_bytes(handed["inline"], blob.sizes)
         if store := self._store_here(device):
             return load(store.path(blob.digest), blob.sizes)
-        content = bytearray()
-        while len(content) < blob.total_bytes:
-            piece = {"op": "kn_get", "digest": blob.digest, "offset": len(content), "length": PIECE_BYTES}
-            [reply] = self.call([(device.worker, piece)])
-            content += present(reply)
-        return load_bytes(content, blob.sizes)
+        return load_bytes(b"".join(self._content(device, blob)), blob.sizes)
+
+    def bring(self, device: Device, handed: Message, path: Path) -> None:
+        """Bring what a trial on this device has handed out into a file, and let its machine forget it.
+
+        Where the device's worker is gone, another one of its machine has the same content. Raises PoolClosed where none
+        is left.
+        """
+        blob = Blob(handed["digest"], tuple(handed["sizes"]))
+        part = path.with_name(f"{path.name}.{self.writer}.part")
+        if store := self._store_here(device):
+            shutil.copyfile(store.path(blob.digest), part)
+        else:
+            with open(part, "wb") as file:
+                for piece in self._content(device, blob):
+                    file.write(piece)
+        part.replace(path)
+        self.drop([blob.digest], [device])
 
     # the whole
 
@@ -240,6 +257,19 @@ class Engine:
     def _say(self, operation: str, **arguments: Any) -> None:
         self.check()
         self._client._send_to_scheduler({"op": operation, **arguments})
+
+    def _content(self, device: Device, blob: Blob) -> Iterator[bytes]:
+        """The content of a blob on the machine of this device, piece by piece."""
+        workers = [device.worker]
+        for offset in range(0, blob.total_bytes, PIECE_BYTES):
+            message = {"op": "kn_get", "digest": blob.digest, "offset": offset, "length": PIECE_BYTES}
+            [reply] = self.call([(workers[0], message)])
+            if isinstance(reply, dict) and len(workers) == 1:
+                workers += [other.worker for other in self.snapshot().devices if other.machine == device.machine]
+            while isinstance(reply, dict) and len(workers) > 1:
+                workers.pop(0)
+                [reply] = self.call([(workers[0], message)])
+            yield present(reply)
 
     def _store_here(self, device: Device) -> BlobStore | None:
         """The device's store, where this process can reach it as a directory: on the same machine, as the same user."""

@@ -78,11 +78,11 @@ def original_error(end: dict[str, Any]) -> BaseException:
 
 
 def _died(failure: Failure) -> RankDied:
-    words = _last_words(failure.end.get("tail", ""))
+    words = last_words(failure.end.get("tail", ""))
     return RankDied(failure.sentence() + (f"\nIt wrote last:\n{words}" if words else ""))
 
 
-def _last_words(tail: str) -> str:
+def last_words(tail: str) -> str:
     """The end of a log; of a crash in C code, its beginning and the stack of the thread that crashed."""
     _, crash, report = tail.rpartition("Fatal Python error: ")
     if not crash:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, SupportsFloat
 
 from kalavai_nb.errors import OptionError
@@ -30,6 +30,21 @@ def best_of(trials: Iterable[Trial], metric: str | None, mode: str) -> Trial | N
     if not scored:
         return None
     return (min if mode == "min" else max)(scored, key=lambda entry: entry[0])[1]
+
+
+def front_of(trials: Iterable[Trial], metrics: Sequence[str], modes: Sequence[str]) -> list[Trial]:
+    """The complete trials that no other one beats in one metric without losing in another (the Pareto front)."""
+    signs = [1 if mode == "min" else -1 for mode in modes]
+    scored = []
+    for trial in trials:
+        numbers = [ranked(trial, metric) for metric in metrics or (None,)]
+        if None not in numbers:
+            scored.append((tuple(s * n for s, n in zip(signs, numbers, strict=True) if n is not None), trial))
+    return [
+        trial
+        for own, trial in scored
+        if not any(other != own and all(a <= b for a, b in zip(other, own, strict=True)) for other, _ in scored)
+    ]
 
 
 def ranked(trial: Trial, metric: str | None) -> float | None:

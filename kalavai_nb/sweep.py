@@ -1,65 +1,54 @@
-"""A sweep: one function, many configs, a trial per free device, in fresh processes, until all are done.
-
-A thread of the sweep asks the ledger for one device at a time, as long as trials wait, and starts a trial on each that
-is granted. A trial's outcome comes home when it ends. An exception is an outcome: it leaves the others alone.
-"""
+"""A sweep as the notebook holds it: list-like, asked and told while it runs."""
 
 from __future__ import annotations
 
-import contextlib
-import queue
-import secrets
-import threading
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, overload
 
-from kalavai_nb.blobs import Packed
-from kalavai_nb.capture import pack_argument
-from kalavai_nb.engine import Engine, Event
-from kalavai_nb.errors import PoolClosed, SweepError, TrialError
-from kalavai_nb.failure import original_error
-from kalavai_nb.state import Device, Need, Trial, TrialState
-from kalavai_nb.sweep_display import SweepDisplay
+from kalavai_nb.configs import read_configs
+from kalavai_nb.dispatch import Dispatch
+from kalavai_nb.errors import SweepError
+from kalavai_nb.failure_sentences import failures
+from kalavai_nb.record import Record
+from kalavai_nb.scores import best_of, front_of
+from kalavai_nb.state import Trial, TrialState
+from kalavai_nb.sweep_table import trials_table
 
 if TYPE_CHECKING:
     import pandas as pd
+    from matplotlib.figure import Figure
 
-# a trial whose worker was lost is tried once more, elsewhere
-ATTEMPTS = 2
+    from kalavai_nb.engine import Engine
+    from kalavai_nb.pool import Pool
+
 LOOK_SECONDS = 0.25
 
 
 class Sweep:
-    """The trials of one ``pool.map``, list-like: asking for a value waits for it.
+    """The trials of one ``pool.map`` or ``pool.sweep``, list-like: asking for a value waits for it.
 
-    ``sweep[3]`` waits for trial 3 and returns it, ``for value in sweep`` gives values as they come in order, ``len`` is
-    the number of configs. ■ while waiting stops the sweep and keeps what is done; ``resume()`` goes on.
+    ``sweep[3]`` waits for trial 3 and returns it, ``for value in sweep`` gives values in order as they come, ``len`` is
+    the number of trials so far. ■ while waiting stops the sweep and keeps what is done; ``resume()`` goes on. All else
+    answers at once, also while trials run.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        fn: Callable[[Any], Any],
-        configs: list[Any],
+        name: str,
+        fn: str,
+        record: Record,
         *,
-        metric: str | None = None,
-        mode: str = "min",
-        show: bool = True,
+        metrics: tuple[str, ...],
+        modes: tuple[str, ...],
+        launch: Callable[[Pool | None], Dispatch] | None = None,
+        make_study: Callable[[], Any] | None = None,
     ) -> None:
-        if mode not in ("min", "max"):
-            raise ValueError(f"mode={mode!r} cannot be meant: wanted 'min' or 'max'")
-        self.name = getattr(fn, "__name__", type(fn).__name__)
-        self.metric, self.mode = metric, mode
-        self._engine = engine
-        self._fn: Packed = pack_argument("the function", fn)
-        self._configs = [pack_argument(f"config {index}", config) for index, config in enumerate(configs)]
-        self._trials = [Trial(index, TrialState.WAITING, config) for index, config in enumerate(configs)]
-        self._changed = threading.Condition()
-        self._display = SweepDisplay(self.name) if show else None
-        self._run = ""
-        self._thread: threading.Thread | None = None
-        self._begin()
+        self.name, self.fn = name, fn
+        self.metrics, self.modes = metrics, modes
+        self._record, self._trials = record, record.trials
+        self._launch, self._make_study = launch, make_study
+        self._dispatch: Dispatch | None = None
+        self._taken = 0
 
     # what there is, without waiting
 
@@ -76,236 +65,189 @@ class Sweep:
     @property
     def best(self) -> Trial:
         """The complete trial with the best value so far. Raises SweepError where there is none."""
+        if len(self.metrics) > 1:
+            raise SweepError(
+                f"with the metrics {', '.join(self.metrics)}, no one trial is best: see sweep.best_trials."
+            )
+        metric = self.metrics[0] if self.metrics else None
+        if best := best_of(self._trials, metric, self.modes[0]):
+            return best
         complete = [trial for trial in self._trials if trial.state is TrialState.COMPLETE]
         if not complete:
-            raise SweepError("no trial of this sweep is complete, so none is best")
-        return (min if self.mode == "min" else max)(complete, key=self._score)
+            raise SweepError("no trial of this sweep is complete, so none is best.")
+        value = complete[0].value
+        had = f"a dict with {', '.join(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
+        wanted = f"no number under metric={metric!r}" if metric else "no number; say which one counts with metric="
+        raise SweepError(f"no trial is best: {self.fn} returned {wanted}. Trial {complete[0].index} returned {had}.")
+
+    @property
+    def best_trials(self) -> list[Trial]:
+        """The complete trials that no other one beats in all metrics (the Pareto front)."""
+        return front_of(self._trials, self.metrics, self.modes)
 
     def table(self) -> pd.DataFrame:
-        """One row per trial: state, config, value, seconds, device, attempts and error, with dicts spread out."""
-        import pandas as pd
+        """One row per trial: state, config, value, seconds, device, attempts and error, with dicts spread out.
 
-        rows = []
-        for trial in self._trials:
-            config = trial.config if isinstance(trial.config, dict) else {"config": trial.config}
-            value = trial.value if isinstance(trial.value, dict) else {"value": trial.value}
-            if trial.state is not TrialState.COMPLETE:
-                value = {}
-            fixed = {"seconds": trial.seconds, "device": trial.device, "attempts": trial.attempts}
-            error = f"{type(trial.error).__name__}: {trial.error}" if trial.error else None
-            rows.append({"index": trial.index, "state": str(trial.state), **config, **value, **fixed, "error": error})
-        frame = pd.DataFrame(rows)
-        return frame.set_index("index") if rows else frame
+        Trials without a value show what they reported last. Never raises.
+        """
+        return trials_table(self._trials)
+
+    def plot(self) -> Figure:
+        """The metric against each parameter, parallel coordinates, and learning curves where trials reported.
+
+        Raises SweepError where there is nothing to plot yet, MissingExtra without Matplotlib.
+        """
+        from kalavai_nb.sweep_plot import plot
+
+        return plot(self.trials, self.metrics[0] if self.metrics else None, self.modes[0])
+
+    def log(self, index: int) -> str:
+        """What a trial has printed, also while it runs (`Trial.log` has it at the end)."""
+        return (
+            self._dispatch.log_of(index) if self._dispatch and not self._dispatch.is_over else self._trials[index].log
+        )
+
+    @property
+    def study(self) -> Any:
+        """The optuna.Study of this search, for Optuna's own plots and tools. Raises SweepError for a ``pool.map``."""
+        if self._make_study is None:
+            raise SweepError("only a pool.sweep that this notebook has begun has a study; pool.map searches nothing.")
+        return self._make_study()
 
     # waiting
 
     def __len__(self) -> int:
         return len(self._trials)
 
-    def __getitem__(self, index: int) -> Trial:
-        self._wait(lambda: self._trials[index].state.is_finished())
-        return self._trials[index]
+    @overload
+    def __getitem__(self, index: int) -> Trial: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Trial]: ...
+
+    def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
+        chosen = range(len(self))[index]
+        indices = [chosen] if isinstance(chosen, int) else chosen
+        self._wait(lambda: all(self._trials[each].state.is_finished() for each in indices))
+        trials = [self._trials[each] for each in indices]
+        return trials[0] if isinstance(chosen, int) else trials
 
     def __iter__(self) -> Iterator[Any]:
-        for index in range(len(self)):
-            yield self._value(self[index])
+        index = 0
+        while self._has(index):
+            trial = self[index]
+            if trial.state is not TrialState.COMPLETE:
+                raise SweepError(failures(self.fn, len(self), [trial])) from trial.error
+            yield trial.value
+            index += 1
 
     @property
     def values(self) -> list[Any]:
         """All values, in the order of the configs; waits for them. Raises one SweepError that names all failures."""
         self.wait()
         if bad := [trial for trial in self._trials if trial.state is not TrialState.COMPLETE]:
-            raise SweepError(_failures(self.name, len(self), bad)) from bad[0].error
+            raise SweepError(failures(self.fn, len(self), bad)) from bad[0].error
         return [trial.value for trial in self._trials]
 
     def wait(self) -> Sweep:
-        """Wait until every trial is finished. ■ stops the sweep."""
-        self._wait(lambda: all(trial.state.is_finished() for trial in self._trials))
+        """Wait until nothing waits or runs. ■ stops the sweep. What failed is in ``failed``."""
+        self._wait(lambda: self._is_over)
         return self
 
     # control
 
-    def stop(self) -> None:
-        """Stop the trials that run and start no more; what is done stays. Idempotent."""
-        self._run = ""
-        # its thread ends what runs; only then does nobody else change a trial
-        if self._thread:
-            self._thread.join()
-        for index, trial in enumerate(self._trials):
-            if not trial.state.is_finished():
-                self._set(index, state=TrialState.STOPPED)
-        self._draw(last=True)
+    def stop(self, index: int | None = None) -> None:
+        """Stop the trials that run and start no more; what is done stays. With ``index``, stop that trial alone.
 
-    def resume(self) -> Sweep:
-        """Go on with the trials that were stopped."""
-        for index, trial in enumerate(self._trials):
-            if trial.state is TrialState.STOPPED:
-                self._set(index, state=TrialState.WAITING)
-        if not self._run:
-            self._begin()
+        A trial is told at its next report, interrupted, and killed where it has not ended after 5 s; ■ meanwhile kills
+        it at once. Idempotent.
+        """
+        if self._dispatch is None or self._dispatch.is_over:
+            return
+        self._dispatch.stop(index)
+        if index is not None:
+            self._wait(lambda: self._trials[index].state.is_finished())
+            return
+        try:
+            self._dispatch.join()
+        except KeyboardInterrupt:
+            self._dispatch.stop()
+            self._dispatch.join()
+
+    def resume(self, pool: Pool | None = None, *, failed: bool = False) -> Sweep:
+        """Go on with the trials that were stopped, and with ``failed`` those that failed too.
+
+        ``pool`` is where, if the one it began on is gone.
+        """
+        if self._launch is None:
+            raise SweepError(
+                f"the journal has what became of {self.name!r}, not its function: run the cell that began it again, "
+                f"with name={self.name!r}; what is done is not run again."
+            )
+        if not self._is_over:
+            return self
+        states = (TrialState.STOPPED, TrialState.FAILED) if failed else (TrialState.STOPPED,)
+        waiting = [trial.index for trial in self._trials if trial.state in states]
+        self._trials.change({index: {"state": TrialState.WAITING, "error": None} for index in waiting})
+        self._begin(pool)
         return self
 
-    def abandon(self) -> None:
-        """The pool is being closed: end without asking anything of it."""
-        self._run = ""
+    def add(self, configs: Iterable[Any]) -> Sweep:
+        """More configs, at the end; they are run like the others."""
+        if self._launch is None or self._make_study is not None:
+            raise SweepError("configs can be added to a pool.map of this notebook; pool.sweep takes them as start=.")
+        indices = self._record.add(read_configs(configs))
+        if self._dispatch and not self._dispatch.is_over:
+            self._dispatch.more(indices)
+            # one that ended at this moment has not heard of them
+            if not self._dispatch.is_over:
+                return self
+        self._begin(None)
+        return self
+
+    def abandon(self, engine: Engine) -> None:
+        """The pool of this connection is being closed: end what runs there without asking anything of it."""
+        if self._dispatch and self._dispatch.engine is engine:
+            self._dispatch.abandon()
+
+    def start(self) -> Sweep:
+        """Begin to run what waits. Raises NotEnoughDevices where the pool can never give what a trial needs."""
+        if self._trials.finished < len(self) or self._make_study is not None:
+            self._begin(None)
+        return self
+
+    @property
+    def is_running(self) -> bool:
+        """Whether trials run or wait to be run."""
+        return not self._is_over
 
     def __repr__(self) -> str:
-        counts = {state: sum(trial.state is state for trial in self._trials) for state in TrialState}
-        parts = ", ".join(f"{count} {state.lower()}" for state, count in counts.items() if count)
-        return f"<Sweep of {self.name} over {len(self)} configs: {parts}>"
+        counts = self._trials.counts
+        parts = ", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])
+        return f"<Sweep {self.name!r} of {self.fn}, {len(self)} trials: {parts or 'none yet'}>"
 
     # inside
 
-    def _begin(self) -> None:
-        self._run = secrets.token_hex(4)
-        if self._display:
-            self._display.draw(self._trials)
-        self._thread = threading.Thread(target=self._drive, args=(self._run,), name="kalavai-sweep", daemon=True)
-        self._thread.start()
+    @property
+    def _is_over(self) -> bool:
+        return self._dispatch is None or self._dispatch.is_over
 
-    def _drive(self, run: str) -> None:
-        """The sweep's own thread: a lease per slot, a trial per lease, until nothing waits or runs."""
-        events: queue.Queue[Event] = queue.Queue()
-        running: dict[int, tuple[Device, str]] = {}
-        need, request = Need(self._engine.owner, 1, kind="trial"), ""
-        self._engine.listen(run, events.put)
-        self._engine.listen("", events.put)
-        try:
-            while self._run == run and (running or self._next_waiting() is not None):
-                if not request and self._next_waiting() is not None:
-                    request = self._engine.request(need, events.put)
-                with contextlib.suppress(queue.Empty):
-                    event = events.get(timeout=LOOK_SECONDS)
-                    if event["kind"] == "refused":
-                        raise PoolClosed(event["text"])
-                    if event["kind"] == "grant":
-                        self._engine.unlisten(request, events.put)
-                        request = ""
-                        self._start(run, event["leases"][0], running)
-                    elif event["kind"] == "trial":
-                        self._end(event["index"], event["end"], running)
-                    elif event["kind"] == "lost":
-                        self._lose(event["worker"], running)
-                self._draw()
-        except PoolClosed as error:
-            self._fail_rest(error)
-        finally:
-            self._engine.unlisten(run, events.put)
-            self._engine.unlisten("", events.put)
-            with contextlib.suppress(PoolClosed):
-                if request:
-                    self._engine.withdraw(request, need, events)
-                workers = {device.worker for device, _ in running.values()}
-                self._engine.tell([(worker, {"op": "kn_end_trials", "run": run}) for worker in workers])
-                self._engine.release([lease for _, lease in running.values()])
-            if self._run == run:
-                self._run = ""
-            self._draw(last=True)
+    def _begin(self, pool: Pool | None) -> None:
+        assert self._launch is not None
+        self._dispatch = self._launch(pool)
+        self._dispatch.start()
 
-    def _start(self, run: str, lease: dict[str, Any], running: dict[int, tuple[Device, str]]) -> None:
-        index = self._next_waiting()
-        if index is None:
-            self._engine.release([lease["id"]])
-            return
-        device = next(d for d in self._engine.snapshot().devices if d.id == lease["devices"][0])
-        running[index] = (device, lease["id"])
-        self._set(index, state=TrialState.RUNNING, device=str(device), attempts=self._trials[index].attempts + 1)
-        self._engine.place([self._fn, self._configs[index]], [device])
-        blobs = [[packed.blob.digest, list(packed.blob.sizes)] for packed in (self._fn, self._configs[index])]
-        message = {
-            "op": "kn_trial",
-            "owner": self._engine.owner,
-            "run": run,
-            "index": index,
-            "fn": blobs[0],
-            "config": blobs[1],
-        }
-        self._engine.tell([(device.worker, message)])
-
-    def _end(self, index: int, end: dict[str, Any], running: dict[int, tuple[Device, str]]) -> None:
-        if index not in running:
-            return
-        device, lease = running.pop(index)
-        fields: dict[str, Any] = {"log": end.get("log", ""), "seconds": end.get("seconds")}
-        try:
-            if end["status"] == "ok":
-                fields |= {"state": TrialState.COMPLETE, "value": self._engine.fetch(device, end["value"])}
-            else:
-                fields |= {"state": TrialState.FAILED, "error": _error_of(end)}
-        except Exception as error:  # a value that cannot be rebuilt here is that trial's failure, not the sweep's
-            fields |= {"state": TrialState.FAILED, "error": error}
-        self._engine.release([lease])
-        self._set(index, **fields)
-
-    def _lose(self, worker: str, running: dict[int, tuple[Device, str]]) -> None:
-        """Its worker is gone: the trial waits again, or has failed where that happened before."""
-        for index in [index for index, (device, _) in running.items() if device.worker == worker]:
-            device, _ = running.pop(index)
-            if self._trials[index].attempts < ATTEMPTS:
-                self._set(index, state=TrialState.WAITING)
-            else:
-                error = TrialError(f"its worker was lost {ATTEMPTS} times, last on {device}")
-                self._set(index, state=TrialState.FAILED, error=error)
-
-    def _fail_rest(self, error: PoolClosed) -> None:
-        for index, trial in enumerate(self._trials):
-            if not trial.state.is_finished():
-                self._set(index, state=TrialState.STOPPED, error=error)
-
-    def _next_waiting(self) -> int | None:
-        return next((trial.index for trial in self._trials if trial.state is TrialState.WAITING), None)
-
-    def _set(self, index: int, **changes: Any) -> None:
-        """The only place where a trial changes."""
-        with self._changed:
-            self._trials[index] = replace(self._trials[index], **changes)
-            self._changed.notify_all()
+    def _has(self, index: int) -> bool:
+        """Whether there is such a trial, or will be."""
+        self._wait(lambda: index < len(self) or self._is_over)
+        return index < len(self)
 
     def _wait(self, ready: Callable[[], bool]) -> None:
         try:
-            with self._changed:
-                while not self._changed.wait_for(ready, timeout=LOOK_SECONDS):
-                    pass
+            self._trials.wait_for(lambda: ready() or self._is_over)
+            if self._is_over and self._dispatch:
+                # the last picture is drawn before the cell that waited goes on
+                self._dispatch.join(LOOK_SECONDS)
         except KeyboardInterrupt:
             self.stop()
             raise
-        if self._display and self._thread and all(trial.state.is_finished() for trial in self._trials):
-            # the last picture is drawn before the cell that waited goes on
-            self._thread.join(timeout=5)
-
-    def _value(self, trial: Trial) -> Any:
-        if trial.state is not TrialState.COMPLETE:
-            raise SweepError(_failures(self.name, len(self), [trial])) from trial.error
-        return trial.value
-
-    def _score(self, trial: Trial) -> Any:
-        if self.metric is None:
-            return trial.value
-        return trial.value[self.metric]
-
-    def _draw(self, *, last: bool = False) -> None:
-        if self._display:
-            self._display.draw_if_due(self._trials, last=last)
-
-
-def _error_of(end: dict[str, Any]) -> BaseException:
-    if end["status"] == "died":
-        why = " because the machine ran out of memory" if end["out_of_memory"] else ""
-        said = f" It wrote last:\n{end['log'].strip()[-500:]}" if end.get("log", "").strip() else ""
-        return TrialError(f"its process {end['how']}{why}.{said}")
-    error = original_error(end)
-    return error if not isinstance(error, Exception) or error.args else TrialError(f"{end['ename']}: {end['evalue']}")
-
-
-def _failures(name: str, count: int, bad: list[Trial]) -> str:
-    """All failures in one sentence, equal ones folded."""
-    groups: dict[str, list[int]] = {}
-    for trial in bad:
-        what = f"{type(trial.error).__name__}: {trial.error}" if trial.error else str(trial.state).lower()
-        groups.setdefault(what, []).append(trial.index)
-    lines = [f"trial{'s' * (len(i) > 1)} {', '.join(map(str, i))}: {what}" for what, i in groups.items()]
-    return (
-        f"{len(bad)} of {count} trials of {name} have no value.\n"
-        + "\n".join(lines)
-        + "\nsweep.table() has all the others."
-    )

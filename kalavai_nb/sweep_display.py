@@ -6,43 +6,144 @@ import html
 import secrets
 import time
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from kalavai_nb.failure_sentences import reason
+from kalavai_nb.scores import best_of
 from kalavai_nb.screen import LiveDisplay
 from kalavai_nb.state import Trial, TrialState
+from kalavai_nb.trial_list import TrialList
 
 BAR_CHARACTERS = 30
+SPARK_CHARACTERS = 16
+LINE_CHARACTERS = 150
+# with the lines around them, not more than 25
 ERROR_LINES = 5
 DEVICE_LINES = 12
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """What there is to see: how far it is, and lines about devices, the best trial and failures."""
+
+    title: str
+    finished: int
+    total: int
+    facts: str
+    lines: tuple[str, ...]
+
+    def text(self) -> str:
+        filled = BAR_CHARACTERS * self.finished // self.total if self.total else 0
+        bar = "█" * filled + "·" * (BAR_CHARACTERS - filled)
+        head = f"{self.title} [{bar}] {self.finished}/{self.total}: {self.facts}"
+        return "\n".join([head, *(f"  {line}"[:LINE_CHARACTERS] for line in self.lines)])
+
+    def html(self) -> str:
+        lines = "".join(f"<div>{html.escape(line[:LINE_CHARACTERS])}</div>" for line in self.lines)
+        return (
+            f"<div><b>{html.escape(self.title)}</b> <progress value='{self.finished}' max='{max(1, self.total)}'>"
+            f"</progress> {self.finished}/{self.total}: {html.escape(self.facts)}</div>"
+            f"<div style='font-family: monospace; white-space: pre; padding-left: 1em'>{lines}</div>"
+        )
 
 
 class SweepDisplay:
-    """Draws trials into one display of the cell that began the sweep."""
+    """Draws trials into one display of the cell that began the sweep, or went on with it."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, title: str, trials: TrialList, metrics: Sequence[str], modes: Sequence[str]) -> None:
+        self._title, self._trials, self._metrics, self._modes = title, trials, metrics, modes
         self._display = LiveDisplay(f"sweep-{secrets.token_hex(4)}")
-        self._started = time.monotonic()
+        self._started, self._had = time.monotonic(), trials.finished
 
-    def draw_if_due(self, trials: list[Trial], *, last: bool = False) -> None:
-        if last or self._display.is_due():
-            self.draw(trials)
+    def draw(self, *, planned: int, waiting_for: str = "", last: bool = False) -> None:
+        """Draw if that is due; ``planned`` is how many trials there will be."""
+        if not last and not self._display.is_due():
+            return
+        picture = describe(
+            self._title,
+            list(self._trials),
+            max(planned, len(self._trials)),
+            seconds=time.monotonic() - self._started,
+            had=self._had,
+            metrics=self._metrics,
+            modes=self._modes,
+            waiting_for=waiting_for,
+        )
+        self._display.draw({"text/plain": picture.text(), "text/html": picture.html()})
 
-    def draw(self, trials: list[Trial]) -> None:
-        text = describe(self._name, trials, time.monotonic() - self._started)
-        self._display.draw({"text/plain": text, "text/html": f"<pre>{html.escape(text)}</pre>"})
 
+def describe(
+    title: str,
+    trials: Sequence[Trial],
+    planned: int,
+    *,
+    seconds: float,
+    had: int = 0,
+    metrics: Sequence[str] = (),
+    modes: Sequence[str] = ("min",),
+    waiting_for: str = "",
+) -> Picture:
+    """Progress, time left, the best trial, the devices at work, and failures with equal errors folded.
 
-def describe(name: str, trials: list[Trial], seconds: float) -> str:
-    """Progress, time left, the devices at work, and failures with equal errors folded."""
+    ``seconds`` is how long this run takes, and ``had`` how many trials were finished before it.
+    """
     counts = Counter(trial.state for trial in trials)
     finished = sum(count for state, count in counts.items() if state.is_finished())
-    filled = BAR_CHARACTERS * finished // len(trials) if trials else BAR_CHARACTERS
-    states = ", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])
-    left = f", about {seconds / finished * (len(trials) - finished):.0f} s left" if 0 < finished < len(trials) else ""
-    bar = "█" * filled + "·" * (BAR_CHARACTERS - filled)
-    lines = [f"{name} [{bar}] {finished}/{len(trials)}: {states}; {seconds:.1f} s{left}"]
-    running = [f"  {trial.device}: trial {trial.index}" for trial in trials if trial.state is TrialState.RUNNING]
-    lines += running[:DEVICE_LINES] + [f"  and {len(running) - DEVICE_LINES} more"] * (len(running) > DEVICE_LINES)
-    errors = Counter(f"{type(trial.error).__name__}: {trial.error}".splitlines()[0] for trial in trials if trial.error)
-    lines += [f"  {count} × {error}"[:160] for error, count in errors.most_common(ERROR_LINES)]
-    return "\n".join(lines)
+    facts = [", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])]
+    done_now = finished - had
+    if had:
+        facts.append(f"{had} from before")
+    facts.append(duration(seconds))
+    if done_now > 0 and finished < planned:
+        facts.append(f"about {duration(seconds / done_now * (planned - finished))} left")
+    metric = metrics[0] if metrics else None
+    lines = [f"waiting: {waiting_for}"] if waiting_for and not counts[TrialState.RUNNING] else []
+    if len(metrics) < 2 and (best := best_of(trials, metric, modes[0])):
+        lines.append(f"best: trial {best.index}, {_value(best, metric)} with {_short(best.config)}")
+    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
+    lines += [_running(trial, metric) for trial in running[:DEVICE_LINES]]
+    lines += [f"and {len(running) - DEVICE_LINES} more running"] * (len(running) > DEVICE_LINES)
+    errors = Counter(reason(trial).splitlines()[0] for trial in trials if trial.error)
+    lines += [f"{count} × {error}" for error, count in errors.most_common(ERROR_LINES)]
+    lines += [f"and {len(errors) - ERROR_LINES} more kinds of error"] * (len(errors) > ERROR_LINES)
+    return Picture(title, finished, planned, "; ".join(filter(None, facts)), tuple(lines))
+
+
+def spark(numbers: Sequence[float]) -> str:
+    """A curve in one line of block characters, from its least to its greatest value; NaN is a gap."""
+    points = [number for number in numbers if number == number]
+    if not points:
+        return ""
+    step = max(1, -(-len(numbers) // SPARK_CHARACTERS))
+    low, width = min(points), max(points) - min(points)
+    levels = [(n - low) / width * (len(SPARKS) - 1) if width and n == n else 0 for n in numbers[::step]]
+    return "".join(SPARKS[round(level)] if n == n else " " for level, n in zip(levels, numbers[::step], strict=True))
+
+
+def duration(seconds: float) -> str:
+    """``"8.4 s"``, ``"3 min 20 s"``, ``"2 h 5 min"``."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _running(trial: Trial, metric: str | None) -> str:
+    text = f"{trial.device}: trial {trial.index}"
+    name = metric or next((name for report in trial.reports[:1] for name in report.metrics), None)
+    curve = [report.metrics[name] for report in trial.reports if name in report.metrics]
+    return f"{text}  {spark(curve)} {name}={curve[-1]:.4g} at step {trial.reports[-1].step}" if curve else text
+
+
+def _value(trial: Trial, metric: str | None) -> str:
+    value = trial.value.get(metric) if isinstance(trial.value, dict) else trial.value
+    shown = f"{value:.5g}" if isinstance(value, float) else str(value)[:40]
+    return f"{metric}={shown}" if metric else shown
+
+
+def _short(config: object) -> str:
+    if isinstance(config, dict):
+        return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}"[:40] for k, v in config.items())
+    return str(config)

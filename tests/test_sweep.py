@@ -16,9 +16,12 @@ from notebook import Notebook, listens_on
 
 
 @pytest.fixture(scope="module")
-def pool() -> Iterator[kn.Pool]:
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kn.Pool]:
+    before = os.getcwd()
+    os.chdir(tmp_path_factory.mktemp("notebook"))  # where the journal goes
     with kn.Pool(quiet=True) as pool:
         yield pool
+    os.chdir(before)
 
 
 def test_values_come_in_the_order_of_the_configs(pool: kn.Pool) -> None:
@@ -38,7 +41,7 @@ def test_each_trial_has_a_process_and_a_log_of_its_own(pool: kn.Pool) -> None:
         os.system(f"echo from a child {x}")
         return os.getpid()
 
-    sweep = pool.map(pid, range(6), show=False)
+    sweep = pool.map(pid, range(6), isolate=True, show=False)
     assert len(set(sweep.values)) == 6
     assert sweep[2].log == "trial 2\nfrom a child 2\n"
     assert sweep[2].seconds is not None
@@ -79,7 +82,7 @@ def test_what_cannot_be_sent_is_said_at_once(pool: kn.Pool) -> None:
     import threading
 
     lock = threading.Lock()
-    with pytest.raises(SendError, match="the function cannot be sent to the pool"):
+    with pytest.raises(SendError, match=r"lambda cannot be sent to the pool: `lock` \(line \d+ .*_thread.lock"):
         pool.map(lambda x: lock, [1])
     with pytest.raises(SendError, match="config 1 cannot be sent"):
         pool.map(lambda x: x, [1, lock])

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import json
 import os
-import shutil
 import socket
 import sys
 from importlib import metadata
@@ -23,11 +21,10 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from kalavai_nb.blobs import BlobStore
 from kalavai_nb.head import topic
 from kalavai_nb.state import Device
-from kalavai_nb.worker import trial
-from kalavai_nb.worker.child import Child, warm_fork_server
 from kalavai_nb.worker.outbox import Outbox
 from kalavai_nb.worker.rank import Order, free_port
 from kalavai_nb.worker.ranks import RankProcess
+from kalavai_nb.worker.trials import Trials
 
 INLINE_BYTES = 1 << 20
 COMPARED = ("kalavai-nb", "torch", "numpy", "pandas", "scikit-learn", "transformers", "cloudpickle", "ipykernel")
@@ -44,9 +41,7 @@ class Host(WorkerPlugin):
         self._environment = environment
         self._blobs = BlobStore(machine_directory / "blobs")
         self._ranks: dict[str, RankProcess] = {}
-        self._trials: dict[str, tuple[str, Child]] = {}
-        self._ended_runs: set[str] = set()
-        self._warm = False
+        self._trials = Trials(machine_directory, self._blobs, environment)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def setup(self, worker: Worker) -> None:
@@ -59,7 +54,7 @@ class Host(WorkerPlugin):
 
     async def teardown(self, worker: Worker) -> None:
         await asyncio.gather(*(rank.close() for rank in self._ranks.values()))
-        await asyncio.gather(*(child.kill() for _, child in self._trials.values()))
+        await self._trials.end(everything=True)
 
     # content
 
@@ -119,21 +114,37 @@ class Host(WorkerPlugin):
 
     async def kn_end_owner(self, owner: str) -> None:
         """End all that an owner has here."""
-        trials = [child.kill() for who, child in self._trials.values() if who == owner]
-        await asyncio.gather(self._close([rank for rank in self._ranks.values() if rank.owner == owner]), *trials)
+        mine = [rank for rank in self._ranks.values() if rank.owner == owner]
+        await asyncio.gather(self._close(mine), self._trials.end(owner=owner))
 
     # trials
 
-    def kn_trial(self, owner: str, run: str, index: int, fn: list[Any], config: list[Any]) -> None:
-        """Begin a trial in a fresh process. Its outcome is an event."""
-        self._later(self._run_trial(owner, run, index, self._located(fn), self._located(config)))
+    def kn_trials(
+        self, owner: str, run: str, lease: str, selectors: list[str], options: dict[str, Any], orders: list[Any]
+    ) -> None:
+        """Begin trials on a lease, one after another. What becomes of them are events."""
 
-    def kn_end_trials(self, run: str) -> None:
-        """End the trials of a run, those too that were asked for and have not begun."""
-        self._ended_runs.add(run)
-        for key, (_, child) in self._trials.items():
-            if key.startswith(f"{run}/"):
-                self._later(child.kill())
+        def send(chunk: dict[str, Any]) -> None:
+            self.worker.log_event(topic(owner), chunk)
+
+        self._trials.give(owner, run, lease, orders, options, self._visible(selectors), send)
+
+    def kn_stop_trial(self, lease: str, index: int, reason: str) -> None:
+        """Tell a trial to end; killed where it has not after 5 s."""
+        self._trials.stop(lease, index, reason)
+
+    def kn_answer(self, lease: str, index: int, step: int, stop: str) -> None:
+        """The verdict about a trial's report; ``stop`` is the reason to end, or empty."""
+        self._trials.answer(lease, index, step, stop)
+
+    def kn_end_trials(self, lease: str) -> None:
+        """End all trials of a lease at once."""
+        self._trials.end(lease=lease)
+
+    async def kn_log(self, lease: str) -> str:
+        """What the trial that runs on a lease has written so far."""
+        path = self._trials.log_path(lease)
+        return path.read_text(errors="replace") if path and path.exists() else ""
 
     # about this machine
 
@@ -142,40 +153,11 @@ class Host(WorkerPlugin):
 
     # inside
 
-    async def _run_trial(
-        self, owner: str, run: str, index: int, fn: tuple[str, list[int]], config: tuple[str, list[int]]
-    ) -> None:
-        if run in self._ended_runs:
-            return
-        if not self._warm:
-            self._warm = True
-            warm_fork_server()
-        key = f"{run}/{index}"
-        directory = self._directory / f"trial-{run}-{index}"
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-        directory.mkdir(mode=0o700)
-        arguments = (str(directory), fn, config, str(self._blobs.directory))
-        child = Child(trial.main, arguments, self._rank_environment([self.device.selector]), directory / "log")
-        self._trials[key] = (owner, child)
-        ending = await child.ended
-        del self._trials[key]
-        outcome_file = directory / trial.OUTCOME
-        if outcome_file.exists():
-            end = json.loads(outcome_file.read_text())
-        else:
-            end = {"status": "died", "how": str(ending), "out_of_memory": ending.out_of_memory}
-        self._inline([end["value"]] if "value" in end else [])
-        end["log"] = ending.tail
-        self._teller(owner)({"kind": "trial", "run": run, "index": index, "end": end})
-        await asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True)
-
     def _rank_environment(self, selectors: list[str]) -> dict[str, str]:
-        visible = {"CUDA_VISIBLE_DEVICES": ",".join(selectors)} if self.device.kind in ("cuda", "cpu") else {}
-        return {**self._environment, **visible}
+        return {**self._environment, **self._visible(selectors)}
 
-    def _located(self, blob: list[Any]) -> tuple[str, list[int]]:
-        digest, sizes = blob
-        return str(self._blobs.path(digest)), sizes
+    def _visible(self, selectors: list[str]) -> dict[str, str]:
+        return {"CUDA_VISIBLE_DEVICES": ",".join(selectors)} if self.device.kind in ("cuda", "cpu") else {}
 
     def _teller(self, owner: str) -> Any:
         def tell(event: dict[str, Any]) -> None:

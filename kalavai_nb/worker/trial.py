@@ -1,11 +1,20 @@
-"""Inside a child: one call of a function, its outcome left in a file. A fresh process for every trial."""
+"""Inside a child: trials of one function, one after another, each with a log of its own. An error is an outcome, too.
+
+Most processes run a single trial. Short trials share one, and then each has the function rebuilt from its bytes, so
+that nothing it keeps in its closure or globals reaches the next.
+"""
 
 from __future__ import annotations
 
+import atexit
 import base64
-import json
+import faulthandler
 import os
+import random
+import secrets
+import socket
 import sys
+import tarfile
 import time
 import traceback
 from pathlib import Path
@@ -13,34 +22,93 @@ from typing import Any
 
 import cloudpickle
 
-from kalavai_nb.blobs import BlobStore, load, pack
+from kalavai_nb.blobs import BlobStore, load, load_bytes, pack
+from kalavai_nb.errors import TrialStopped
+from kalavai_nb.worker.live import LiveTrial, TrialOrder, stray
+from kalavai_nb.worker.wire import Message, Wire
 
-OUTCOME = "outcome"
+INLINE_BYTES = 1 << 20
+_OUT_OF_MEMORY = ("CUDA out of memory", "HIP out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "RESOURCE_EXHAUSTED")
 
 
-def main(directory: str, fn: tuple[str, list[int]], config: tuple[str, list[int]], blobs: str) -> None:
-    """Call the pickled function on the pickled config and write how it went to ``directory``/outcome.
-
-    An exception is an outcome, never something that ends the process: whoever reads finds ``value`` or ``error``.
-    """
-    # what the function prints is one log, in order
-    os.dup2(1, 2)
+def main(end: socket.socket, blobs: str) -> None:
+    """Run the trials that come over this socket until it is closed."""
+    # what the fork server's imports registered is not ours to run
+    atexit._clear()
+    faulthandler.enable()
     sys.path.insert(0, "")
+    wire, store = Wire(end), BlobStore(blobs)
+    while (message := wire.receive()) is not None:
+        if not stray(message):
+            wire.send(_run(TrialOrder(**message), wire, store))  # type: ignore[typeddict-item]
+    # writers of metrics and the like flush what they hold when their process ends
+    atexit._run_exitfuncs()
+
+
+def _run(order: TrialOrder, wire: Wire, store: BlobStore) -> Message:
+    _log_to(order["log"])
+    _seed(order["seed"])
+    end: Message = {"kind": "end", "index": order["index"], "status": "ok"}
+    trial = LiveTrial(order, wire, store)
     started = time.perf_counter()
-    outcome: dict[str, Any] = {"status": "ok"}
     try:
-        value = load(*fn)(load(*config))
-        packed = pack(value)
-        BlobStore(blobs).keep(packed)
-        outcome["value"] = {"digest": packed.blob.digest, "sizes": list(packed.blob.sizes)}
-    except BaseException as error:
-        outcome = {"status": "error", **_describe(error)}
-    outcome["seconds"] = time.perf_counter() - started
+        fn = load(*order["fn"])
+        config = order["config"]
+        content = load_bytes(*config) if isinstance(config, list) else load(config["path"], config["sizes"])
+        value = fn(content, trial) if order["takes_trial"] else fn(content)
+        end["value"] = _hand_out(value, store)
+    except TrialStopped as stopped:
+        end |= {"status": "stopped", "why": str(stopped)}
+    except BaseException as error:  # KeyboardInterrupt and SystemExit are outcomes, too
+        end |= {"status": "error", **_describe(error)}
+    end["seconds"] = time.perf_counter() - started
+    if files := _hand_out_files(Path(order["directory"]), store):
+        end["files"] = files
     sys.stdout.flush()
     sys.stderr.flush()
-    part = Path(directory, OUTCOME + ".part")
-    part.write_text(json.dumps(outcome))
-    part.replace(Path(directory, OUTCOME))
+    return end
+
+
+def _log_to(path: str) -> None:
+    """From here on, all that is written to stdout and stderr is this trial's log, in order."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+def _seed(seed: int) -> None:
+    # processes forked from one server would all draw the same numbers
+    random.seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed % 2**32)
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(seed)
+
+
+def _hand_out(value: object, store: BlobStore) -> Message:
+    try:
+        packed = pack(value)
+    except Exception as error:
+        text = f"what it returned, a {type(value).__name__}, cannot be sent home: {error}"
+        raise TypeError(text) from error
+    handed: Message = {"sizes": list(packed.blob.sizes)}
+    if packed.blob.total_bytes <= INLINE_BYTES:
+        return {**handed, "digest": packed.blob.digest, "inline": packed.content()}
+    own = packed.renamed()
+    store.keep(own)
+    return {**handed, "digest": own.blob.digest}
+
+
+def _hand_out_files(directory: Path, store: BlobStore) -> Message | None:
+    """What the trial left in its directory, as one archive in the store."""
+    if not directory.exists() or not any(directory.iterdir()):
+        return None
+    name = secrets.token_hex(16)
+    path = store.path(name)
+    with tarfile.open(path, "w") as archive:
+        archive.add(directory, arcname=".")
+    return {"digest": name, "sizes": [path.stat().st_size]}
 
 
 def _describe(error: BaseException) -> dict[str, Any]:
@@ -48,8 +116,24 @@ def _describe(error: BaseException) -> dict[str, Any]:
     # the first frame is ours
     frames = error.__traceback__.tb_next if error.__traceback__ else None
     text = "".join(traceback.format_exception(type(error), error, frames))
-    described = {"ename": type(error).__name__, "evalue": str(error), "traceback": text}
+    described = {
+        "ename": type(error).__name__,
+        "evalue": str(error),
+        "traceback": text,
+        "gpu_out_of_memory": _is_gpu_out_of_memory(error),
+    }
+    # whoever reads the log finds the error where it happened, behind what was printed before
+    print(text, file=sys.stderr, end="")
     try:
         return {**described, "error": base64.b64encode(cloudpickle.dumps(error)).decode()}
     except Exception:
         return described
+
+
+def _is_gpu_out_of_memory(error: BaseException | None) -> bool:
+    """Whether the device had too little memory: by the type's name in torch and CuPy, by the text in others."""
+    if error is None:
+        return False
+    named = any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
+    said = any(text in str(error) for text in _OUT_OF_MEMORY)
+    return named or said or _is_gpu_out_of_memory(error.__cause__)

@@ -1,0 +1,304 @@
+"""The thread of a sweep: leases become slots, slots get trials, and what becomes of those comes home.
+
+It asks the ledger for one device after another while trials wait, and keeps what it gets until nothing waits or the
+ledger asks for it back. Everything that happens arrives in one queue and is handled in order, by this thread alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import queue
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from kalavai_nb.engine import Engine, Event
+from kalavai_nb.errors import KalavaiError, NotEnoughDevices, PoolClosed
+from kalavai_nb.judge import Job
+from kalavai_nb.map_options import MapOptions
+from kalavai_nb.orders import Function, Orders
+from kalavai_nb.record import Record
+from kalavai_nb.results import STOPPED, Results
+from kalavai_nb.search import Search
+from kalavai_nb.slots import Board, Slot
+from kalavai_nb.state import Device, Need, TrialState
+
+LOOK_SECONDS = 0.1
+EVENTS_AT_ONCE = 512
+# a worker kills what it was told to stop after 5 s; one that does not say so by then is not waited for
+STOP_SECONDS = 9.0
+
+
+class Dispatch:
+    """One run of a sweep, from its first request for a device to its last outcome."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        function: Function,
+        options: MapOptions,
+        record: Record,
+        search: Search | None,
+        verdicts: bool,
+        draw: Callable[[str, bool], None],
+    ) -> None:
+        self.engine = engine
+        self._engine, self._options, self._record, self._search = engine, options, record, search
+        self._trials, self._draw = record.trials, draw
+        self._run = secrets.token_hex(4)
+        self._need = options.need(engine.owner, f"sweep {options.name}")
+        self._orders = Orders(engine, self._run, function, options, verdicts)
+        self._events: queue.Queue[Event] = queue.Queue()
+        self._board = Board()
+        self._results = Results(engine, options, record, search, verdicts, self._board, self._events.put)
+        self._requests: dict[str, Need] = {}
+        self._devices: dict[str, Device] = {}
+        self._asked_all = search is None
+        self._stop_at: float | None = None
+        self._answered, self._over = threading.Event(), threading.Event()
+        self.error: KalavaiError | None = None
+        self.waiting_for = ""
+        self._thread = threading.Thread(target=self._drive, name="kalavai-sweep", daemon=True)
+
+    # called by the sweep
+
+    def start(self) -> None:
+        """Begin. Raises NotEnoughDevices where the pool can never give what a trial needs."""
+        self.more([trial.index for trial in self._trials if trial.state is TrialState.WAITING])
+        self._thread.start()
+        self._answered.wait()
+        if isinstance(self.error, NotEnoughDevices):
+            raise self.error
+
+    def more(self, indices: list[int]) -> None:
+        """These trials wait to be run."""
+        self._events.put({"kind": "more", "indices": indices})
+
+    def stop(self, index: int | None = None) -> None:
+        """Tell a trial to end, or all; those that have not after 5 s are killed. A second call kills them at once."""
+        self._events.put({"kind": "stop", "index": index})
+
+    def abandon(self) -> None:
+        """The pool is being closed: end without asking anything of it."""
+        self._over.set()
+
+    def join(self, seconds: float | None = None) -> None:
+        self._thread.join(seconds)
+
+    @property
+    def is_over(self) -> bool:
+        return self._over.is_set()
+
+    def log_of(self, index: int) -> str:
+        """What a running trial has written so far. Raises PoolClosed where its worker is gone."""
+        slots = [slot for slot in list(self._board.slots.values()) if index in slot.assigned[:1]]
+        if not slots:
+            return self._trials[index].log
+        [text] = self._engine.call([(slots[0].worker, {"op": "kn_log", "lease": slots[0].lease})])
+        return text if isinstance(text, str) else ""
+
+    # the thread
+
+    def _drive(self) -> None:
+        self._engine.listen(self._run, self._hear)
+        self._engine.listen("", self._hear)
+        try:
+            while self._is_busy():
+                self._ask()
+                self._handle_events()
+                self._results.finish()
+                self._feed()
+                self._draw(self.waiting_for, False)
+        except KalavaiError as error:
+            self.error = error
+        finally:
+            with contextlib.suppress(PoolClosed):
+                self._give_back()
+            self._over.set()
+            self._results.close(self.error)
+            self._answered.set()
+            self._draw("", True)
+
+    def _is_busy(self) -> bool:
+        if self._over.is_set():
+            return False
+        at_work = self._board.at_work or self._results.coming > 0
+        if self._stop_at is not None:
+            return at_work and time.monotonic() < self._stop_at
+        return at_work or len(self._board.queue) > 0 or not self._asked_all or not self._events.empty()
+
+    def _hear(self, event: Event) -> None:
+        """On Dask's thread."""
+        if self._over.is_set() and event["kind"] == "grant":
+            self._engine.release([lease["id"] for lease in event["leases"]])
+        self._events.put(event)
+
+    def _handle_events(self) -> None:
+        """Wait for an event; handle it, and all that have come meanwhile."""
+        with contextlib.suppress(queue.Empty):
+            event = self._events.get(timeout=LOOK_SECONDS)
+            for _ in range(EVENTS_AT_ONCE):
+                self._handle(event)
+                event = self._events.get_nowait()
+        self._engine.check()
+
+    def _handle(self, event: Event) -> None:
+        kind = event["kind"]
+        if kind == "trials" or event.get("homecoming"):
+            self._results.hear(event)
+        elif handler := getattr(self, f"_on_{kind}", None):
+            handler(event)
+
+    # devices
+
+    def _ask(self) -> None:
+        """A request for each need of which more trials wait than slots can take."""
+        wanted = [] if self._stop_at is not None else self._wanted()
+        for request in [request for request, need in self._requests.items() if need not in wanted]:
+            del self._requests[request]
+            self._engine.cancel(request)
+        room = self._options.max_parallel is None or len(self._board.slots) < self._options.max_parallel
+        for need in wanted:
+            if room and need not in self._requests.values():
+                asked = replace(need, prefer=self._board.pace.fastest())
+                self._requests[self._engine.request(asked, self._hear)] = need
+
+    def _wanted(self) -> list[Need]:
+        needs = self._board.queue.needs()
+        if self._need not in needs and (not self._asked_all or self._straggler(()) is not None):
+            needs.append(self._need)
+        return needs
+
+    def _on_grant(self, event: Event) -> None:
+        need = self._requests.pop(event["request"], None)
+        self._engine.unlisten(event["request"], self._hear)
+        self._answered.set()
+        self.waiting_for = ""
+        [lease] = event["leases"]
+        if need is None or self._stop_at is not None:
+            self._engine.release([lease["id"]])
+            return
+        if any(id not in self._devices for id in lease["devices"]):
+            self._devices = {device.id: device for device in self._engine.snapshot().devices}
+        devices = tuple(self._devices[id] for id in lease["devices"] if id in self._devices)
+        if len(devices) == len(lease["devices"]):
+            self._board.slots[lease["id"]] = Slot(lease["id"], devices, need)
+
+    def _on_wait(self, event: Event) -> None:
+        self._answered.set()
+        self.waiting_for = event["reason"]
+
+    def _on_refused(self, event: Event) -> None:
+        need = self._requests.pop(event["request"], None)
+        error = (PoolClosed if event["error"] == "PoolClosed" else NotEnoughDevices)(event["text"])
+        if need is None or need == self._need:
+            raise error
+        for index in self._board.queue.of(need):
+            self._board.queue.take_out(index)
+            self._results.end(index, TrialState.FAILED, error)
+
+    def _on_yield(self, event: Event) -> None:
+        if slot := self._board.slots.get(event["lease"]):
+            slot.leaving = True
+
+    def _on_lost(self, event: Event) -> None:
+        """A worker is gone: its trial that ran was cut off; those it had not begun simply wait again."""
+        for slot in [slot for slot in self._board.slots.values() if slot.worker == event["worker"]]:
+            del self._board.slots[slot.lease]
+            self._devices = {}
+            for index in slot.assigned:
+                self._results.lose(index, slot)
+
+    def _release(self, slot: Slot) -> None:
+        del self._board.slots[slot.lease]
+        self._engine.tell([(slot.worker, {"op": "kn_end_trials", "lease": slot.lease})])
+        self._engine.release([slot.lease])
+
+    def _give_back(self) -> None:
+        for request in self._requests:
+            self._engine.cancel(request)
+        for slot in list(self._board.slots.values()):
+            self._release(slot)
+        self._engine.unlisten(self._run, self._hear)
+        self._engine.unlisten("", self._hear)
+
+    # giving trials away
+
+    def _feed(self) -> None:
+        """Give each slot what it can take; give back those for which there is nothing."""
+        for slot in list(self._board.slots.values()):
+            room = 0 if slot.leaving or self._stop_at is not None else self._room(slot)
+            given: list[int] = []
+            while room > len(given) and (index := self._next(slot)) is not None:
+                given.append(index)
+            if given:
+                slot.assigned += given
+                try:
+                    self._orders.give(slot, self._record, given)
+                except PoolClosed:
+                    self._engine.check()
+                    self._on_lost({"worker": slot.worker})
+            elif not slot.assigned:
+                self._release(slot)
+
+    def _room(self, slot: Slot) -> int:
+        """How many more trials to give to this slot now."""
+        most = 1 if self._options.isolate is True else self._board.pace.at_once()
+        share = math.ceil((self._board.queue.count(slot.need) + len(slot.assigned)) / len(self._board.slots))
+        wanted = max(1, min(most, share))
+        return wanted - len(slot.assigned) if len(slot.assigned) <= wanted // 2 else 0
+
+    def _next(self, slot: Slot) -> int | None:
+        found = self._board.queue.pop(slot.need)
+        if found is None and slot.need == self._need and not self._asked_all:
+            assert self._search is not None
+            config = self._search.ask(len(self._trials))
+            self._asked_all = config is None
+            if config is not None:
+                [index] = self._record.add([config])
+                self._board.jobs[index] = Job(self._need)
+                return index
+        if found is None:
+            return self._straggler([slot.devices[0]]) if not slot.assigned and slot.need == self._need else None
+        index, self._board.jobs[index] = found
+        return index
+
+    def _straggler(self, elsewhere: Any) -> int | None:
+        """The trial that has run longest, far longer than most, and that may run a second time elsewhere."""
+        if not self._options.repeatable or len(self._board.queue) or not self._asked_all:
+            return None
+        now, running = time.time(), [(slot, index) for slot in self._board.slots.values() for index in slot.assigned]
+        counts = [index for _, index in running]
+        late = [
+            (self._trials[index].started or now, index)
+            for slot, index in running
+            if counts.count(index) == 1
+            and not set(slot.devices) & set(elsewhere)
+            and self._results.is_running(index, slot)
+        ]
+        started, index = min(late, default=(now, None))
+        return index if self._board.pace.straggles(now - started) else None
+
+    def _on_more(self, event: Event) -> None:
+        for index in event["indices"]:
+            self._board.put(index, Job(self._need))
+
+    def _on_stop(self, event: Event) -> None:
+        if event["index"] is None:
+            # said twice, it means at once
+            patience = 0.0 if self._stop_at is not None else STOP_SECONDS
+            self._stop_at = time.monotonic() + patience
+        for slot in self._board.slots.values():
+            # those that have not begun first, so that none begins now
+            for index in reversed(slot.assigned):
+                if event["index"] in (None, index):
+                    self._results.tell_to_stop(slot, index, STOPPED)
+                    if not self._results.is_running(index, slot):
+                        slot.assigned.remove(index)
+        if event["index"] is not None and self._trials[event["index"]].state is TrialState.WAITING:
+            self._board.queue.take_out(event["index"])
+            self._results.end(event["index"], TrialState.STOPPED)

@@ -1,0 +1,26 @@
+"""All failures of a sweep in one text, equal ones folded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from kalavai_nb.outputs import rank_range
+from kalavai_nb.state import Trial
+
+MOST_SHOWN = 10
+
+
+def failures(fn: str, count: int, bad: Sequence[Trial]) -> str:
+    """Which trials of ``count`` have no value, and why."""
+    groups: dict[str, list[int]] = {}
+    for trial in bad:
+        groups.setdefault(reason(trial), []).append(trial.index)
+    lines = [f"trial{'s' * (len(i) > 1)} {rank_range(i)}: {what}" for what, i in list(groups.items())[:MOST_SHOWN]]
+    lines += [f"and {len(groups) - MOST_SHOWN} more kinds of failure"] * (len(groups) > MOST_SHOWN)
+    what = f"{len(bad)} of {count} trials of {fn} have no value."
+    return "\n".join([what, *lines, "sweep.table() has all the others; sweep.failed[0].log what one of them printed."])
+
+
+def reason(trial: Trial) -> str:
+    """Why a trial has no value, on one line where that is possible."""
+    return f"{type(trial.error).__name__}: {trial.error}" if trial.error else str(trial.state).lower()

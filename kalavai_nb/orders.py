@@ -1,0 +1,82 @@
+"""Orders for trials, as workers understand them; the content they refer to goes ahead of them."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from kalavai_nb.blobs import Packed
+from kalavai_nb.content import Content
+from kalavai_nb.engine import Engine, Message
+from kalavai_nb.map_options import MapOptions
+from kalavai_nb.record import Record
+from kalavai_nb.slots import Slot
+
+# a larger config goes as content of its own, past the stream of messages
+INLINE_BYTES = 1 << 16
+
+
+@dataclass(frozen=True)
+class Function:
+    """What is called for each trial: its content, and whether it wants the trial beside the config."""
+
+    name: str
+    packed: Packed
+    takes_trial: bool
+
+
+class Orders:
+    """Writes the orders of one run of a sweep."""
+
+    def __init__(self, engine: Engine, run: str, function: Function, options: MapOptions, verdicts: bool) -> None:
+        self._engine, self._run, self._function, self._options = engine, run, function, options
+        self._verdicts = verdicts
+
+    def give(self, slot: Slot, record: Record, indices: Iterable[int]) -> None:
+        """Hand these trials to a slot. Raises PoolClosed where its worker is gone."""
+        self._engine.place([self._function.packed], slot.devices)
+        options = {"isolate": self._options.isolate, "timeout_seconds": self._options.timeout_seconds}
+        message = {
+            "op": "kn_trials",
+            "owner": self._engine.owner,
+            "run": self._run,
+            "lease": slot.lease,
+            "selectors": [device.selector for device in slot.devices],
+            "options": options,
+            "orders": [self._order(slot, record, index) for index in indices],
+        }
+        self._engine.tell([(slot.worker, message)])
+
+    def _order(self, slot: Slot, record: Record, index: int) -> Message:
+        blob = self._function.packed.blob
+        attempt = record.trials[index].attempts + 1
+        checkpoint = record.checkpoint(index)
+        return {
+            "index": index,
+            "attempt": attempt,
+            "seed": self._seed(index),
+            "config": self._sent(slot, record.config(index)),
+            "checkpoint": self._sent(slot, checkpoint, inline_bytes=0) if checkpoint else None,
+            "takes_trial": self._function.takes_trial,
+            "verdicts": self._verdicts,
+            "device": slot.devices[0].torch_name,
+            "gpus": self._options.gpus if slot.need.share == self._options.gpus else slot.need.count,
+            "fn": [blob.digest, list(blob.sizes)],
+            "directory": f"{self._run}-{index}-{attempt}-{secrets.token_hex(2)}",
+        }
+
+    def _sent(self, slot: Slot, content: Content, inline_bytes: int = INLINE_BYTES) -> Any:
+        """Content as it stands in an order: itself, or the name under which the slot's machine has it."""
+        if not content.file and len(content.inline) < inline_bytes:
+            return [content.inline, list(content.sizes)]
+        packed = content.packed()
+        self._engine.place([packed], slot.devices)
+        return {"digest": packed.blob.digest, "sizes": list(content.sizes)}
+
+    def _seed(self, index: int) -> int:
+        if self._options.seed is None:
+            return secrets.randbits(63)
+        return int.from_bytes(hashlib.sha256(f"{self._options.seed}/{index}".encode()).digest()[:8]) >> 1

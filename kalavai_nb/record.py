@@ -1,0 +1,107 @@
+"""The trials of one sweep, here and in the journal: an outcome is written there before anybody sees it here."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from kalavai_nb.capture import pack_by_value
+from kalavai_nb.content import Content
+from kalavai_nb.culprit import why_not
+from kalavai_nb.errors import SendError
+from kalavai_nb.fingerprint import config_key
+from kalavai_nb.journal import Entry, Journal
+from kalavai_nb.state import TrialState
+from kalavai_nb.trial_end import End
+from kalavai_nb.trial_list import TrialList
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What becomes of a trial: its new fields, the content of its value, how it ended where that was not well."""
+
+    fields: Mapping[str, Any]
+    value: Content | None = None
+    end: End = field(default_factory=dict)
+
+
+class Record:
+    """Adds trials, and changes them; the only writer of both the list and the journal."""
+
+    def __init__(self, journal: Journal, sweep: int, trials: TrialList) -> None:
+        self.journal, self.sweep, self.trials = journal, sweep, trials
+        self._entries: list[Entry] = []
+        self._recorded: dict[tuple[str, int], Entry] = {}
+        self._met: Counter[str] = Counter()
+
+    def recall(self, entries: Iterable[Entry]) -> None:
+        """What earlier runs left. A config that is added later is then the trial that it was."""
+        self._recorded = {(entry.key, entry.occurrence): entry for entry in entries}
+
+    def add(self, configs: Iterable[Any], *, only: bool = False) -> list[int]:
+        """Trials for these configs, finished ones as they were; with ``only``, the sweep has no others.
+
+        Raises SendError for a config that cannot be pickled, before any is added.
+        """
+        start = len(self._entries)
+        contents = [_content(number, config) for number, config in enumerate(configs, start)]
+        for config, content in contents:
+            key = config_key(config)
+            occurrence = self._met[key]
+            self._met[key] += 1
+            found = self._recorded.get((key, occurrence))
+            trial = self.trials.append(config, **(_kept(found) if found else {}))
+            checkpoint = found.checkpoint if found else None
+            self._entries.append(Entry(key, occurrence, trial, content, checkpoint=checkpoint))
+        indices = list(range(start, len(self._entries)))
+        self.journal.place(self.sweep, {index: self._entries[index] for index in indices}, only=only)
+        return indices
+
+    def finish(self, outcomes: Mapping[int, Outcome]) -> None:
+        """Write what became of these trials, then show it."""
+        written = [self._written(index, outcome) for index, outcome in outcomes.items()]
+        self.journal.write(self.sweep, written)
+        self.trials.change({index: outcome.fields for index, outcome in outcomes.items()})
+
+    def keep_checkpoint(self, index: int, checkpoint: Content) -> None:
+        """This is what the trial saved last."""
+        self._entries[index] = entry = replace(
+            self._entries[index], checkpoint=checkpoint, trial=replace(self.trials[index])
+        )
+        self.journal.write(self.sweep, [entry])
+
+    def config(self, index: int) -> Content:
+        """The config of a trial, pickled."""
+        return self._entries[index].config
+
+    def checkpoint(self, index: int) -> Content | None:
+        return self._entries[index].checkpoint
+
+    def path(self, index: int, what: str) -> Path:
+        """Where a file of this trial goes."""
+        entry = self._entries[index]
+        return self.journal.path(self.sweep, entry.key, entry.occurrence, what)
+
+    def _written(self, index: int, outcome: Outcome) -> Entry:
+        trial = replace(self.trials[index], **outcome.fields)
+        return replace(self._entries[index], trial=trial, value=outcome.value, end=dict(outcome.end))
+
+
+def _content(number: int, config: Any) -> tuple[Any, Content]:
+    try:
+        packed = pack_by_value(config)
+    except Exception as error:
+        raise SendError(f"config {number} cannot be sent to the pool: {why_not(config, error, 'config')}") from None
+    return config, Content(packed.blob.sizes, packed.content())
+
+
+def _kept(entry: Entry) -> dict[str, Any]:
+    """The fields of a trial that need not run again; nothing of one that must."""
+    trial = entry.trial
+    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+        return {}
+    names = ("state", "value", "seconds", "device", "attempts", "log", "started", "reports", "directory", "note")
+    return {name: getattr(trial, name) for name in names}

@@ -1,0 +1,195 @@
+"""What becomes of the trials of a sweep: what they report and save, how they end, and whether they run again."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from kalavai_nb.content import Content
+from kalavai_nb.engine import Engine, Event
+from kalavai_nb.homecoming import Homecoming
+from kalavai_nb.judge import again
+from kalavai_nb.map_options import MapOptions
+from kalavai_nb.record import Outcome, Record
+from kalavai_nb.search import Search
+from kalavai_nb.slots import Board, Slot
+from kalavai_nb.state import Report, TrialState
+from kalavai_nb.trial_end import End, error_of, worth_keeping
+
+PRUNED, STOPPED, OVERTAKEN = "pruned", "the sweep was stopped", "another attempt was faster"
+
+
+class Results:
+    """Used by the dispatch's thread alone; ``tell`` puts an event into its queue."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        options: MapOptions,
+        record: Record,
+        search: Search | None,
+        verdicts: bool,
+        board: Board,
+        tell: Callable[[Event], None],
+    ) -> None:
+        self._engine, self._options, self._record, self._search = engine, options, record, search
+        self._verdicts, self._board = verdicts, board
+        self._trials = record.trials
+        self._homecoming = Homecoming(engine, record, tell)
+        self._outcomes: dict[int, Outcome] = {}
+        self._changes: dict[int, dict[str, Any]] = {}
+        self._pruned: set[int] = set()
+
+    @property
+    def coming(self) -> int:
+        """How many things are on their way home."""
+        return self._homecoming.coming
+
+    def hear(self, event: Event) -> None:
+        """News of trials, or something that has come home."""
+        if event.get("homecoming"):
+            self._homecoming.arrived()
+            getattr(self, f"_on_{event['kind']}")(event)
+            return
+        slot = self._board.slots.get(event["lease"])
+        for item in event["news"]:
+            getattr(self, f"_on_{item['kind']}")(item, slot)
+
+    def finish(self) -> None:
+        """Write what has ended, then show it; and show what has begun."""
+        begun = {index: fields for index, fields in self._changes.items() if index not in self._outcomes}
+        if begun:
+            self._trials.change(begun)
+        if self._outcomes:
+            self._record.finish(self._outcomes)
+            for index in self._outcomes if self._search else ():
+                self._search.tell(self._trials[index])  # type: ignore[union-attr]
+        self._changes, self._outcomes = {}, {}
+
+    def end(self, index: int, state: TrialState, error: BaseException | None = None) -> None:
+        """A trial ends without having run."""
+        self._outcomes[index] = Outcome({"state": state, "error": error})
+
+    def lose(self, index: int, slot: Slot) -> None:
+        """The worker of this slot is gone, and with it what ran; what had not begun simply waits again."""
+        if self._board.copies(index):
+            return
+        if self.is_running(index, slot):
+            end = {"status": "lost", "how": f"its worker was lost twice, last on {slot}"}
+            # what it saved may still be on its way
+            self._homecoming.after({"kind": "cut", "index": index, "end": end, "slot": slot})
+        elif not self._trials[index].state.is_finished():
+            self._board.put(index, self._board.jobs[index])
+
+    def tell_to_stop(self, slot: Slot, index: int, reason: str) -> None:
+        message = {"op": "kn_stop_trial", "lease": slot.lease, "index": index, "reason": reason}
+        self._engine.tell([(slot.worker, message)])
+
+    def is_running(self, index: int, slot: Slot) -> bool:
+        state = self._changes.get(index, {}).get("state", self._trials[index].state)
+        return slot.assigned[:1] == [index] and state is TrialState.RUNNING
+
+    def close(self, error: BaseException | None) -> None:
+        """The sweep's run is over: what has not ended is stopped."""
+        self._homecoming.close()
+        self.finish()
+        rest = [trial.index for trial in self._trials if not trial.state.is_finished()]
+        self._record.finish({index: Outcome({"state": TrialState.STOPPED, "error": error}) for index in rest})
+
+    # news of trials
+
+    def _on_began(self, item: Event, slot: Slot | None) -> None:
+        index = item["index"]
+        if slot and not self._trials[index].state.is_finished():
+            attempts = self._trials[index].attempts + 1
+            begun = {"state": TrialState.RUNNING, "device": str(slot), "started": time.time(), "attempts": attempts}
+            self._changes[index] = begun
+
+    def _on_report(self, item: Event, slot: Slot | None) -> None:
+        index, step, metrics = item["index"], item["step"], item["metrics"]
+        self._trials.add_report(index, Report(step, metrics))
+        prune = bool(self._search and self._verdicts and self._search.report(index, step, metrics))
+        if prune:
+            self._pruned.add(index)
+        if slot and self._verdicts:
+            verdict = {"op": "kn_answer", "lease": slot.lease, "index": index, "step": step}
+            self._engine.tell([(slot.worker, {**verdict, "stop": PRUNED if prune else ""})])
+
+    def _on_saved(self, item: Event, slot: Slot | None) -> None:
+        if slot:
+            self._homecoming.bring_checkpoint(item["index"], slot.devices[0], item["value"])
+
+    def _on_end(self, item: End, slot: Slot | None) -> None:
+        index = item["index"]
+        if slot is None or self._trials[index].state.is_finished():
+            return
+        if index in slot.assigned:
+            slot.assigned.remove(index)
+        if index not in self._changes and self._trials[index].state is TrialState.WAITING:
+            self._on_began(item, slot)
+        others = self._board.copies(index)
+        if others and item["status"] != "ok":
+            return
+        for other in others:
+            self.tell_to_stop(other, index, OVERTAKEN)
+            other.assigned.remove(index)
+        if ("value" in item and "inline" not in item["value"]) or "files" in item:
+            self._homecoming.bring_outcome(index, slot.devices[0], {**item, "slot": slot})
+        else:
+            self._decide(index, item, slot)
+
+    # what has come home
+
+    def _on_home(self, event: Event) -> None:
+        end, slot = event["end"], event["end"].pop("slot")
+        if "lost" in event:
+            lost = f"what it left on {slot} could not be brought home: {event['lost']}"
+            self._decide(event["index"], {**end, "status": "lost", "how": lost}, slot)
+        else:
+            self._decide(event["index"], end, slot, event.get("value"), event.get("directory", ""))
+
+    def _on_checkpoint(self, event: Event) -> None:
+        index = event["index"]
+        self._record.keep_checkpoint(index, event["content"])
+        # from here on, another attempt does not begin anew
+        if job := self._board.jobs.get(index):
+            self._board.jobs[index] = job.renewed()
+
+    def _on_not_home(self, event: Event) -> None:
+        """A checkpoint that is lost with its machine: the one before it counts."""
+
+    def _on_cut(self, event: Event) -> None:
+        self._decide(event["index"], event["end"], event["slot"])
+
+    # deciding
+
+    def _decide(self, index: int, end: End, slot: Slot, value: Content | None = None, directory: str = "") -> None:
+        """Over, or again."""
+        job = self._board.jobs[index]
+        began = self._changes.pop(index, {})
+        fields = {**began, "log": end.get("log", ""), "seconds": end.get("seconds"), "note": job.note}
+        fields |= {"directory": directory} if directory else {}
+        if end["status"] == "ok":
+            self._complete(index, end, slot, fields, value)
+        elif end["status"] == "stopped" or (end["status"] == "error" and end["ename"] == "KeyboardInterrupt"):
+            state = TrialState.PRUNED if index in self._pruned else TrialState.STOPPED
+            self._outcomes[index] = Outcome({**fields, "state": state})
+        elif retry := again(job, end, self._options.retries, slot.devices, self._engine.snapshot().devices):
+            self._changes[index] = {**fields, "state": TrialState.WAITING, "note": retry.note}
+            self._board.put(index, retry)
+        else:
+            error = error_of(end)
+            self._outcomes[index] = Outcome(
+                {**fields, "state": TrialState.FAILED, "error": error}, end=worth_keeping(end)
+            )
+
+    def _complete(self, index: int, end: End, slot: Slot, fields: dict[str, Any], value: Content | None) -> None:
+        content = value or Content(tuple(end["value"]["sizes"]), end["value"]["inline"])
+        self._board.pace.add(slot, end["seconds"])
+        try:
+            fields |= {"state": TrialState.COMPLETE, "value": content.load(), "error": None}
+        except Exception as error:  # whatever its own code raises is that trial's failure, not the sweep's
+            error.add_note("The trial's value came home, but could not be rebuilt here.")
+            fields |= {"state": TrialState.FAILED, "error": error}
+        self._outcomes[index] = Outcome(fields, content)

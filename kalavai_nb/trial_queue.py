@@ -1,0 +1,48 @@
+"""The trials that wait, by what they need, in the order in which they are given away."""
+
+from __future__ import annotations
+
+import heapq
+
+from kalavai_nb.judge import Job
+from kalavai_nb.state import Need
+
+
+class TrialQueue:
+    """Indices of trials that wait. Those that went wrong before come behind those that were never tried."""
+
+    def __init__(self) -> None:
+        self._heaps: dict[Need, list[tuple[int, int]]] = {}
+        self._waiting: dict[int, Job] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, index: int, job: Job) -> None:
+        self._waiting[index] = job
+        heapq.heappush(self._heaps.setdefault(job.need, []), (job.priority, index))
+
+    def pop(self, need: Need) -> tuple[int, Job] | None:
+        """The next trial with exactly this need."""
+        heap = self._heaps.get(need, [])
+        while heap:
+            _, index = heapq.heappop(heap)
+            # one that was taken out, or put again with another need, has left its place here
+            if index in self._waiting and self._waiting[index].need == need:
+                return index, self._waiting.pop(index)
+        self._heaps.pop(need, None)
+        return None
+
+    def take_out(self, index: int) -> None:
+        self._waiting.pop(index, None)
+
+    def of(self, need: Need) -> list[int]:
+        """The trials that wait with this need."""
+        return [index for index, job in self._waiting.items() if job.need == need]
+
+    def needs(self) -> list[Need]:
+        """What is waited for."""
+        return list(dict.fromkeys(job.need for job in self._waiting.values()))
+
+    def count(self, need: Need) -> int:
+        return len(self._heaps.get(need, ()))

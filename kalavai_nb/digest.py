@@ -35,21 +35,17 @@ from kalavai_nb.definitions import Carried, cells_of, defaults_of, globals_of, i
 # a word for what kind of thing a value is, and the digests or bytes of its parts
 Content = tuple[str, Iterable[bytes | memoryview]]
 _ATOMS = (type(None), type(...), bool, int, float, complex, str, bytes)
-# kinds of code, not how it was compiled
+# of the flags of code those that say what kind of function it is
 _FLAGS = (
-    inspect.CO_VARARGS
-    | inspect.CO_VARKEYWORDS
-    | inspect.CO_GENERATOR
-    | inspect.CO_COROUTINE
-    | inspect.CO_ITERABLE_COROUTINE
-    | inspect.CO_ASYNC_GENERATOR
-)
+    inspect.CO_VARARGS | inspect.CO_VARKEYWORDS | inspect.CO_GENERATOR
+    | inspect.CO_COROUTINE | inspect.CO_ITERABLE_COROUTINE | inspect.CO_ASYNC_GENERATOR
+)  # fmt: skip
 # from how many elements on a list is looked at whole
 _LONG = 1000
 # of a class: where it was written, what it says of itself, and what Python or abc keep there
 _NOT_CONTENT = {
-    "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__annotate__",
-    "__annotate_func__", "__annotations_cache__", "__firstlineno__", "__static_attributes__", "_abc_impl",
+    "__module__", "__qualname__", "__doc__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__",
+    "__annotations__", "__annotate__", "__annotate_func__", "__annotations_cache__", "_abc_impl",
 }  # fmt: skip
 
 
@@ -136,12 +132,11 @@ class Digester:
         """Its file, and what was loaded from it, which may be older; modules beside the notebook that it uses alike."""
         own, others = [], {}
         for name, value in vars(module).items():
-            if isinstance(value, (types.FunctionType, type)) and value.__module__ == module.__name__:
+            other = value if isinstance(value, types.ModuleType) else sys.modules.get(_module_name(value))
+            if isinstance(value, (types.FunctionType, type)) and other is module:
                 own.append((name, _codes(value)))
-            else:
-                other = value if isinstance(value, types.ModuleType) else sys.modules.get(_module_name(value))
-                if other is not None and not is_installed(other):
-                    others[other.__name__] = other
+            elif other is not None and not is_installed(other):
+                others[other.__name__] = other
         return [_source(module), *map(self.digest, (own, others))]
 
     def _object(self, value: Any) -> Content:
@@ -204,8 +199,9 @@ def _code(code: types.CodeType) -> Iterable[bytes]:
 
 
 def _may_have_docstring(code: types.CodeType) -> bool:
-    flag = getattr(inspect, "CO_HAS_DOCSTRING", 0)  # from Python 3.14
-    return bool(code.co_flags & (flag or inspect.CO_OPTIMIZED)) and not code.co_name.startswith("<")
+    # the flag is there from Python 3.14
+    flag = getattr(inspect, "CO_HAS_DOCSTRING", inspect.CO_OPTIMIZED)
+    return bool(code.co_flags & flag) and not code.co_name.startswith("<")
 
 
 def _codes(definition: Any) -> list[Any]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from kalavai_nb.engine import Engine, Event
-from kalavai_nb.errors import KalavaiError, NotEnoughDevices, PoolClosed
+from kalavai_nb.errors import NotEnoughDevices, PoolClosed
 from kalavai_nb.judge import Job
 from kalavai_nb.map_options import MapOptions
 from kalavai_nb.orders import Function, Orders
@@ -60,7 +60,7 @@ class Dispatch:
         self._asked_all = search is None
         self._stop_at: float | None = None
         self._answered, self._over = threading.Event(), threading.Event()
-        self.error: KalavaiError | None = None
+        self.error: Exception | None = None
         self.waiting_for = ""
         self._thread = threading.Thread(target=self._drive, name="kalavai-sweep", daemon=True)
 
@@ -112,8 +112,8 @@ class Dispatch:
                 self._handle_events()
                 self._results.finish()
                 self._feed()
-                self._draw(self.waiting_for, False)
-        except KalavaiError as error:
+                self._draw(self.waiting_for and f"waiting: {self.waiting_for}", False)
+        except Exception as error:  # a search may be anybody's code; whatever it raises ends this run, not the notebook
             self.error = error
         finally:
             with contextlib.suppress(PoolClosed):
@@ -121,7 +121,7 @@ class Dispatch:
             self._over.set()
             self._results.close(self.error)
             self._answered.set()
-            self._draw("", True)
+            self._draw(f"cut off: {self.error}" if self.error else "", True)
 
     def _is_busy(self) -> bool:
         if self._over.is_set():

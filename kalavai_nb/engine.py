@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import queue
 import secrets
@@ -221,7 +222,10 @@ class Engine:
 
     def close(self) -> None:
         """End the connection. Idempotent; the head ends what this owner left running."""
-        with contextlib.suppress(Exception):
+        from distributed.utils import silence_logging_cmgr
+
+        # of a head that is gone, Dask's client says what it tried to connect to, with a traceback
+        with contextlib.suppress(Exception), silence_logging_cmgr(logging.CRITICAL, root="distributed.client"):
             self._client.close(timeout=5)
 
     # inside

@@ -95,13 +95,13 @@ def launch(
     def begin(pool: Pool | None) -> Dispatch:
         connection = pool.engine if pool else engine
         if connection.closed:
-            raise PoolClosed("the pool of this sweep is gone: open one, pool = kn.Pool(), and say sweep.resume(pool).")
+            raise PoolClosed("the pool of this sweep is gone. Open another one: pool = kn.Pool(); sweep.resume(pool).")
         title = function.name if name.startswith(f"{function.name}-") else f"{name} ({function.name})"
         display = SweepDisplay(title, record.trials, options.metrics, options.modes) if options.show else None
 
-        def draw(waiting_for: str, last: bool) -> None:
+        def draw(note: str, last: bool) -> None:
             if display:
-                display.draw(planned=planned or 0, waiting_for=waiting_for, last=last)
+                display.draw(planned=planned or 0, note=note, last=last)
 
         return Dispatch(connection, function, options, record, search, verdicts, draw)
 

@@ -351,12 +351,16 @@ class Pool:
         raise TypeError("a pool lives in the notebook that opened it and cannot be sent to a rank")
 
     def __repr__(self) -> str:
-        return "<Pool: closed>" if self._closed else snapshot_text(self.snapshot(), self._engine.owner)
+        return "<Pool: closed>" if self._is_gone else snapshot_text(self.snapshot(), self._engine.owner)
 
     def _repr_html_(self) -> str:
-        return "Pool: closed" if self._closed else snapshot_html(self.snapshot(), self._engine.owner)
+        return "Pool: closed" if self._is_gone else snapshot_html(self.snapshot(), self._engine.owner)
 
     # inside
+
+    @property
+    def _is_gone(self) -> bool:
+        return self._closed or self._engine.closed
 
     def _begin(
         self,

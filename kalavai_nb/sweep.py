@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, overload
 
 from kalavai_nb.configs import read_configs
 from kalavai_nb.dispatch import Dispatch
-from kalavai_nb.errors import SweepError
+from kalavai_nb.errors import PoolClosed, SweepError
 from kalavai_nb.failure_sentences import failures
 from kalavai_nb.record import Record
 from kalavai_nb.scores import best_of, front_of
@@ -150,8 +150,13 @@ class Sweep:
         return [trial.value for trial in self._trials]
 
     def wait(self) -> Sweep:
-        """Wait until nothing waits or runs. ■ stops the sweep. What failed is in ``failed``."""
+        """Wait until nothing waits or runs. ■ stops the sweep. What failed is in ``failed``.
+
+        Raises SweepError where the sweep was cut off, such as by the end of its pool.
+        """
         self._wait(lambda: self._is_over)
+        if self._dispatch and self._dispatch.error:
+            raise SweepError(self._cut_off(self._dispatch.error)) from self._dispatch.error
         return self
 
     # control
@@ -231,6 +236,14 @@ class Sweep:
     @property
     def _is_over(self) -> bool:
         return self._dispatch is None or self._dispatch.is_over
+
+    def _cut_off(self, error: BaseException) -> str:
+        done = self._trials.finished - self._trials.counts[TrialState.STOPPED]
+        go_on = "pool = kn.Pool(); sweep.resume(pool)" if isinstance(error, PoolClosed) else "sweep.resume()"
+        return (
+            f"{self.fn} was cut off: {error}\n{done} of {len(self)} trials have ended and are kept, here and in the "
+            f"journal as {self.name!r}; {go_on} does the rest."
+        )
 
     def _begin(self, pool: Pool | None) -> None:
         assert self._launch is not None

@@ -57,7 +57,7 @@ class SweepDisplay:
         self._display = LiveDisplay(f"sweep-{secrets.token_hex(4)}")
         self._started, self._had = time.monotonic(), trials.finished
 
-    def draw(self, *, planned: int, waiting_for: str = "", last: bool = False) -> None:
+    def draw(self, *, planned: int, note: str = "", last: bool = False) -> None:
         """Draw if that is due; ``planned`` is how many trials there will be."""
         if not last and not self._display.is_due():
             return
@@ -69,7 +69,7 @@ class SweepDisplay:
             had=self._had,
             metrics=self._metrics,
             modes=self._modes,
-            waiting_for=waiting_for,
+            note=note,
         )
         self._display.draw({"text/plain": picture.text(), "text/html": picture.html()})
 
@@ -83,7 +83,7 @@ def describe(
     had: int = 0,
     metrics: Sequence[str] = (),
     modes: Sequence[str] = ("min",),
-    waiting_for: str = "",
+    note: str = "",
 ) -> Picture:
     """Progress, time left, the best trial, the devices at work, and failures with equal errors folded.
 
@@ -99,7 +99,7 @@ def describe(
     if done_now > 0 and finished < planned:
         facts.append(f"about {duration(seconds / done_now * (planned - finished))} left")
     metric = metrics[0] if metrics else None
-    lines = [f"waiting: {waiting_for}"] if waiting_for and not counts[TrialState.RUNNING] else []
+    lines = note.splitlines()[:1] if not counts[TrialState.RUNNING] else []
     if len(metrics) < 2 and (best := best_of(trials, metric, modes[0])):
         lines.append(f"best: trial {best.index}, {_value(best, metric)} with {_short(best.config)}")
     running = [trial for trial in trials if trial.state is TrialState.RUNNING]

@@ -50,7 +50,7 @@ def capture(
     todo = {name: line for name, line in names.items() if name in namespace or name in extra}
     if not todo:
         return
-    with _local_modules_by_value():
+    with local_modules_by_value():
         seen = set(todo)
         while todo:
             name = next(iter(todo))
@@ -66,7 +66,7 @@ def capture(
 
 def pack_by_value(value: object) -> Packed:
     """A value that travels alone, with all the names its functions use. Raises whatever pickling it raises."""
-    with _local_modules_by_value():
+    with local_modules_by_value():
         return pack(value)
 
 
@@ -116,7 +116,8 @@ def human_bytes(count: float) -> str:
 
 
 @contextlib.contextmanager
-def _local_modules_by_value() -> Iterator[None]:
+def local_modules_by_value() -> Iterator[None]:
+    """While this lasts, functions and classes of modules beside the notebook are pickled with all they are made of."""
     here = os.getcwd() + os.sep
     modules = [module for module in list(sys.modules.values()) if _is_local(module, here)]
     for module in modules:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from kalavai_nb.blobs import interactive_namespace, pack
-from kalavai_nb.capture import _local_modules_by_value
+from kalavai_nb.capture import local_modules_by_value
 from kalavai_nb.definitions import Carried, home_of, is_installed, layers_of, names_of, own_names, parts_of
 
 # how many values are looked into for functions: far more than a person can mean to send
@@ -64,7 +64,7 @@ def large(fn: Callable[..., Any], from_bytes: int = 1_000_000) -> list[tuple[str
     """[(name, bytes)] of the carried values that are at least so large, biggest first."""
     items = {id(item.value): item for item in reversed(carried(fn).values())}
     namespace = getattr(layers_of(fn)[-1], "__globals__", None) or interactive_namespace()
-    with _local_modules_by_value():
+    with local_modules_by_value():
         sizes = [(item.name, _bytes_of(item.value, namespace)) for item in items.values()]
     return sorted([(name, size) for name, size in sizes if size >= from_bytes], key=lambda entry: -entry[1])
 

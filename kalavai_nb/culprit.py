@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kalavai_nb.blobs import pack
-from kalavai_nb.capture import _local_modules_by_value, _why
+from kalavai_nb.capture import _why, local_modules_by_value
 from kalavai_nb.closure import carried
 from kalavai_nb.definitions import Carried, called, is_by_value, layers_of
 
@@ -26,7 +26,7 @@ def why_not(value: object, error: Exception, what: str = "") -> str:
     ``value`` is a function, or else goes by the name ``what``, such as "config": then its part is `config['lock']`.
     Each part is pickled alone, so this takes as long as sending all of them.
     """
-    with _local_modules_by_value():
+    with local_modules_by_value():
         if not what:
             culprits = _culprits(value)
         elif culprit := _dig(what, value, ""):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from kalavai_nb.outputs import rank_range
 from kalavai_nb.state import Trial
+from kalavai_nb.trial_list import reason
 
 MOST_SHOWN = 10
 
@@ -19,8 +20,3 @@ def failures(fn: str, count: int, bad: Sequence[Trial]) -> str:
     lines += [f"and {len(groups) - MOST_SHOWN} more kinds of failure"] * (len(groups) > MOST_SHOWN)
     what = f"{len(bad)} of {count} trials of {fn} have no value."
     return "\n".join([what, *lines, "sweep.table() has all the others; sweep.failed[0].log what one of them printed."])
-
-
-def reason(trial: Trial) -> str:
-    """Why a trial has no value, on one line where that is possible."""
-    return f"{type(trial.error).__name__}: {trial.error}" if trial.error else str(trial.state).lower()

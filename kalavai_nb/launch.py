@@ -81,7 +81,7 @@ def launch(
     before = journal.read(options.name) if options.name else None
     id, name = journal.begin(options.name, function.name, options.metrics, options.modes, code)
     options = replace(options, name=name)
-    record = Record(journal, id, TrialList())
+    record = Record(journal, id, TrialList(options.metric, options.mode))
     if before:
         record.recall(before.entries)
     if search:
@@ -97,7 +97,7 @@ def launch(
         if connection.closed:
             raise PoolClosed("the pool of this sweep is gone. Open another one: pool = kn.Pool(); sweep.resume(pool).")
         title = function.name if name.startswith(f"{function.name}-") else f"{name} ({function.name})"
-        display = SweepDisplay(title, record.trials, options.metrics, options.modes) if options.show else None
+        display = SweepDisplay(title, record.trials, options.metrics) if options.show else None
 
         def draw(note: str, last: bool) -> None:
             if display:
@@ -133,7 +133,7 @@ def restored(journal: Journal, name: str) -> Sweep | None:
     recorded = journal.read(name)
     if recorded is None:
         return None
-    trials = TrialList()
+    trials = TrialList(recorded.metrics[0] if len(recorded.metrics) == 1 else None, recorded.modes[0])
     for entry in recorded.entries:
         fields = {k: v for k, v in vars(entry.trial).items() if k not in ("index", "config")}
         trials.append(entry.trial.config, **fields)

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from kalavai_nb.capture import pack_by_value
+from kalavai_nb.blobs import pack
+from kalavai_nb.capture import local_modules_by_value
 from kalavai_nb.content import Content
 from kalavai_nb.culprit import why_not
 from kalavai_nb.errors import SendError
@@ -47,7 +48,8 @@ class Record:
         Raises SendError for a config that cannot be pickled, before any is added.
         """
         start = len(self._entries)
-        contents = [_content(number, config) for number, config in enumerate(configs, start)]
+        with local_modules_by_value():
+            contents = [(config, _content(number, config)) for number, config in enumerate(configs, start)]
         for config, content in contents:
             key = config_key(config)
             occurrence = self._met[key]
@@ -90,12 +92,12 @@ class Record:
         return replace(self._entries[index], trial=trial, value=outcome.value, end=dict(outcome.end))
 
 
-def _content(number: int, config: Any) -> tuple[Any, Content]:
+def _content(number: int, config: Any) -> Content:
     try:
-        packed = pack_by_value(config)
+        packed = pack(config)
     except Exception as error:
         raise SendError(f"config {number} cannot be sent to the pool: {why_not(config, error, 'config')}") from None
-    return config, Content(packed.blob.sizes, packed.content())
+    return Content(packed.blob.sizes, packed.content())
 
 
 def _kept(entry: Entry) -> dict[str, Any]:

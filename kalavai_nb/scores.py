@@ -24,14 +24,6 @@ def score(trial: Trial, metric: str | None) -> float | None:
     return _last_reported(trial, metric) if number is None else number
 
 
-def best_of(trials: Iterable[Trial], metric: str | None, mode: str) -> Trial | None:
-    """The complete trial with the best number; those without one, or with NaN, do not count."""
-    scored = [(number, trial) for trial in trials if (number := ranked(trial, metric)) is not None]
-    if not scored:
-        return None
-    return (min if mode == "min" else max)(scored, key=lambda entry: entry[0])[1]
-
-
 def front_of(trials: Iterable[Trial], metrics: Sequence[str], modes: Sequence[str]) -> list[Trial]:
     """The complete trials that no other one beats in one metric without losing in another (the Pareto front)."""
     signs = [1 if mode == "min" else -1 for mode in modes]

@@ -10,7 +10,7 @@ from kalavai_nb.dispatch import Dispatch
 from kalavai_nb.errors import PoolClosed, SweepError
 from kalavai_nb.failure_sentences import failures
 from kalavai_nb.record import Record
-from kalavai_nb.scores import best_of, front_of
+from kalavai_nb.scores import front_of
 from kalavai_nb.state import Trial, TrialState
 from kalavai_nb.sweep_table import trials_table
 
@@ -69,9 +69,9 @@ class Sweep:
             raise SweepError(
                 f"with the metrics {', '.join(self.metrics)}, no one trial is best: see sweep.best_trials."
             )
-        metric = self.metrics[0] if self.metrics else None
-        if best := best_of(self._trials, metric, self.modes[0]):
+        if best := self._trials.best:
             return best
+        metric = self.metrics[0] if self.metrics else None
         complete = [trial for trial in self._trials if trial.state is TrialState.COMPLETE]
         if not complete:
             raise SweepError("no trial of this sweep is complete, so none is best.")

@@ -5,12 +5,9 @@ from __future__ import annotations
 import html
 import secrets
 import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from kalavai_nb.failure_sentences import reason
-from kalavai_nb.scores import best_of
 from kalavai_nb.screen import LiveDisplay
 from kalavai_nb.state import Trial, TrialState
 from kalavai_nb.trial_list import TrialList
@@ -52,8 +49,8 @@ class Picture:
 class SweepDisplay:
     """Draws trials into one display of the cell that began the sweep, or went on with it."""
 
-    def __init__(self, title: str, trials: TrialList, metrics: Sequence[str], modes: Sequence[str]) -> None:
-        self._title, self._trials, self._metrics, self._modes = title, trials, metrics, modes
+    def __init__(self, title: str, trials: TrialList, metrics: Sequence[str]) -> None:
+        self._title, self._trials, self._metrics = title, trials, metrics
         self._display = LiveDisplay(f"sweep-{secrets.token_hex(4)}")
         self._started, self._had = time.monotonic(), trials.finished
 
@@ -63,12 +60,11 @@ class SweepDisplay:
             return
         picture = describe(
             self._title,
-            list(self._trials),
+            self._trials,
             max(planned, len(self._trials)),
             seconds=time.monotonic() - self._started,
             had=self._had,
             metrics=self._metrics,
-            modes=self._modes,
             note=note,
         )
         self._display.draw({"text/plain": picture.text(), "text/html": picture.html()})
@@ -76,21 +72,19 @@ class SweepDisplay:
 
 def describe(
     title: str,
-    trials: Sequence[Trial],
+    trials: TrialList,
     planned: int,
     *,
     seconds: float,
     had: int = 0,
     metrics: Sequence[str] = (),
-    modes: Sequence[str] = ("min",),
     note: str = "",
 ) -> Picture:
     """Progress, time left, the best trial, the devices at work, and failures with equal errors folded.
 
     ``seconds`` is how long this run takes, and ``had`` how many trials were finished before it.
     """
-    counts = Counter(trial.state for trial in trials)
-    finished = sum(count for state, count in counts.items() if state.is_finished())
+    counts, finished = trials.counts, trials.finished
     facts = [", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])]
     done_now = finished - had
     if had:
@@ -100,13 +94,13 @@ def describe(
         facts.append(f"about {duration(seconds / done_now * (planned - finished))} left")
     metric = metrics[0] if metrics else None
     lines = note.splitlines()[:1] if not counts[TrialState.RUNNING] else []
-    if len(metrics) < 2 and (best := best_of(trials, metric, modes[0])):
+    if len(metrics) < 2 and (best := trials.best):
         lines.append(f"best: trial {best.index}, {_value(best, metric)} with {_short(best.config)}")
-    running = [trial for trial in trials if trial.state is TrialState.RUNNING]
-    lines += [_running(trial, metric) for trial in running[:DEVICE_LINES]]
+    running = sorted(list(trials.running), key=lambda index: trials[index].device)
+    lines += [_running(trials[index], metric) for index in running[:DEVICE_LINES]]
     lines += [f"and {len(running) - DEVICE_LINES} more running"] * (len(running) > DEVICE_LINES)
-    errors = Counter(reason(trial).splitlines()[0] for trial in trials if trial.error)
-    lines += [f"{count} × {error}" for error, count in errors.most_common(ERROR_LINES)]
+    errors = [(error, count) for error, count in trials.reasons.most_common() if count]
+    lines += [f"{count} × {error}" for error, count in errors[:ERROR_LINES]]
     lines += [f"and {len(errors) - ERROR_LINES} more kinds of error"] * (len(errors) > ERROR_LINES)
     return Picture(title, finished, planned, "; ".join(filter(None, facts)), tuple(lines))
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from kalavai_nb.errors import PoolClosed
+from kalavai_nb.scores import ranked
 from kalavai_nb.state import Report, Trial, TrialState
 
 LOOK_SECONDS = 0.25
@@ -17,12 +17,20 @@ MOST_REPORTS = 1024
 
 
 class TrialList:
-    """Trials by index, counted by state; whoever waits is woken by each change."""
+    """Trials by index; whoever waits is woken by each change.
 
-    def __init__(self) -> None:
+    What a display shows is kept up as trials change, so that looking at ten thousand costs no more than looking at ten:
+    how many there are in each ``state``, how many failed for each reason, which ones run, and which one is best.
+    """
+
+    def __init__(self, metric: str | None = None, mode: str = "min") -> None:
         self._trials: list[Trial] = []
         self._changed = threading.Condition()
+        self._metric, self._mode = metric, mode
         self.counts: Counter[TrialState] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.running: dict[int, None] = {}
+        self.best: Trial | None = None
 
     def __len__(self) -> int:
         return len(self._trials)
@@ -42,7 +50,7 @@ class TrialList:
         with self._changed:
             trial = replace(Trial(len(self._trials), TrialState.WAITING, config), **fields)
             self._trials.append(trial)
-            self.counts[trial.state] += 1
+            self._count(trial, 1)
             self._changed.notify_all()
         return trial
 
@@ -52,8 +60,8 @@ class TrialList:
             for index, fields in changes.items():
                 before = self._trials[index]
                 self._trials[index] = after = replace(before, **fields)
-                self.counts[before.state] -= 1
-                self.counts[after.state] += 1
+                self._count(before, -1)
+                self._count(after, 1)
             self._changed.notify_all()
 
     def add_report(self, index: int, report: Report) -> None:
@@ -69,7 +77,20 @@ class TrialList:
             while not self._changed.wait_for(ready, timeout=LOOK_SECONDS):
                 pass
 
+    def _count(self, trial: Trial, by: int) -> None:
+        self.counts[trial.state] += by
+        if trial.error:
+            self.reasons[reason(trial).splitlines()[0]] += by
+        if trial.state is TrialState.RUNNING and by > 0:
+            self.running[trial.index] = None
+        else:
+            self.running.pop(trial.index, None)
+        if by > 0 and (number := ranked(trial, self._metric)) is not None:
+            best = ranked(self.best, self._metric) if self.best else None
+            if best is None or (number < best if self._mode == "min" else number > best):
+                self.best = trial
 
-def cut_off(trial: Trial, error: PoolClosed | None = None) -> dict[str, Any]:
-    """What changes about a trial that will not go on by itself; nothing where it has ended."""
-    return {} if trial.state.is_finished() else {"state": TrialState.STOPPED, "error": error}
+
+def reason(trial: Trial) -> str:
+    """Why a trial has no value, on one line where that is possible."""
+    return f"{type(trial.error).__name__}: {trial.error}" if trial.error else str(trial.state).lower()

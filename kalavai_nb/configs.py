@@ -21,10 +21,10 @@ def read_configs(configs: Iterable[Any]) -> list[Any]:
         raise OptionError(
             "pool.map wants a list of configs, got a DataFrame: df.to_dict('records') has a dict per row."
         )
-    if not isinstance(configs, Collection) and not hasattr(configs, "__getitem__"):
+    if not isinstance(configs, Collection):
         raise OptionError(
-            f"pool.map wants a list of configs, got a {type(configs).__name__}, which may have no end: "
-            "give it as list(…), so that results have an order and a number."
+            f"pool.map wants a list of configs, got {configs!r:.60} of type {type(configs).__name__}; "
+            "give an iterator as list(…), so that the sweep knows how many trials there are."
         )
     found = list(configs)
     if not found:

@@ -61,7 +61,7 @@ class Dispatch:
         self._stop_at: float | None = None
         self._answered, self._over = threading.Event(), threading.Event()
         self.error: Exception | None = None
-        self.waiting_for = ""
+        self._waiting_for = ""
         self._thread = threading.Thread(target=self._drive, name="kalavai-sweep", daemon=True)
 
     # called by the sweep
@@ -112,7 +112,7 @@ class Dispatch:
                 self._handle_events()
                 self._results.finish()
                 self._feed()
-                self._draw(self.waiting_for and f"waiting: {self.waiting_for}", False)
+                self._draw(self._note(), False)
         except Exception as error:  # a search may be anybody's code; whatever it raises ends this run, not the notebook
             self.error = error
         finally:
@@ -121,7 +121,12 @@ class Dispatch:
             self._over.set()
             self._results.close(self.error)
             self._answered.set()
-            self._draw(f"cut off: {self.error}" if self.error else "", True)
+            self._draw(f"cut off: {self.error}" if self.error else self._record.trouble, True)
+
+    def _note(self) -> str:
+        """What is to be said beside how far it is."""
+        waits = bool(self._waiting_for) and not self._board.slots
+        return self._record.trouble or (f"waiting: {self._waiting_for}" if waits else "")
 
     def _is_busy(self) -> bool:
         if self._over.is_set():
@@ -177,7 +182,7 @@ class Dispatch:
         need = self._requests.pop(event["request"], None)
         self._engine.unlisten(event["request"], self._hear)
         self._answered.set()
-        self.waiting_for = ""
+        self._waiting_for = ""
         [lease] = event["leases"]
         if need is None or self._stop_at is not None:
             self._engine.release([lease["id"]])
@@ -190,7 +195,7 @@ class Dispatch:
 
     def _on_wait(self, event: Event) -> None:
         self._answered.set()
-        self.waiting_for = event["reason"]
+        self._waiting_for = event["reason"]
 
     def _on_refused(self, event: Event) -> None:
         need = self._requests.pop(event["request"], None)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,8 @@ class Record:
 
     def __init__(self, journal: Journal, sweep: int, trials: TrialList) -> None:
         self.journal, self.sweep, self.trials = journal, sweep, trials
+        # why the journal cannot be written; then what is here is all there is
+        self.trouble = ""
         self._entries: list[Entry] = []
         self._recorded: dict[tuple[str, int], Entry] = {}
         self._met: Counter[str] = Counter()
@@ -59,13 +63,14 @@ class Record:
             checkpoint = found.checkpoint if found else None
             self._entries.append(Entry(key, occurrence, trial, content, checkpoint=checkpoint))
         indices = list(range(start, len(self._entries)))
-        self.journal.place(self.sweep, {index: self._entries[index] for index in indices}, only=only)
+        with self._noting_trouble():
+            self.journal.place(self.sweep, {index: self._entries[index] for index in indices}, only=only)
         return indices
 
     def finish(self, outcomes: Mapping[int, Outcome]) -> None:
         """Write what became of these trials, then show it."""
-        written = [self._written(index, outcome) for index, outcome in outcomes.items()]
-        self.journal.write(self.sweep, written)
+        with self._noting_trouble():
+            self.journal.write(self.sweep, [self._written(index, outcome) for index, outcome in outcomes.items()])
         self.trials.change({index: outcome.fields for index, outcome in outcomes.items()})
 
     def keep_checkpoint(self, index: int, checkpoint: Content) -> None:
@@ -73,7 +78,8 @@ class Record:
         self._entries[index] = entry = replace(
             self._entries[index], checkpoint=checkpoint, trial=replace(self.trials[index])
         )
-        self.journal.write(self.sweep, [entry])
+        with self._noting_trouble():
+            self.journal.write(self.sweep, [entry])
 
     def config(self, index: int) -> Content:
         """The config of a trial, pickled."""
@@ -86,6 +92,14 @@ class Record:
         """Where a file of this trial goes."""
         entry = self._entries[index]
         return self.journal.path(self.sweep, entry.key, entry.occurrence, what)
+
+    @contextlib.contextmanager
+    def _noting_trouble(self) -> Iterator[None]:
+        """A journal that cannot be written must not cost a result that is here."""
+        try:
+            yield
+        except (OSError, sqlite3.Error) as error:
+            self.trouble = f"the journal cannot be written ({error}): results are in this notebook's memory alone"
 
     def _written(self, index: int, outcome: Outcome) -> Entry:
         trial = replace(self.trials[index], **outcome.fields)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
 
 from kalavai_nb.content import Content
 from kalavai_nb.engine import Engine, Event
+from kalavai_nb.errors import SweepError
 from kalavai_nb.homecoming import Homecoming
 from kalavai_nb.judge import again
 from kalavai_nb.map_options import MapOptions
 from kalavai_nb.record import Outcome, Record
+from kalavai_nb.scores import no_number, score
 from kalavai_nb.search import Search
 from kalavai_nb.slots import Board, Slot
-from kalavai_nb.state import Report, TrialState
+from kalavai_nb.state import Report, Trial, TrialState
 from kalavai_nb.trial_end import End, error_of, worth_keeping
 
 PRUNED, STOPPED, OVERTAKEN = "pruned", "the sweep was stopped", "another attempt was faster"
@@ -40,6 +43,7 @@ class Results:
         self._outcomes: dict[int, Outcome] = {}
         self._changes: dict[int, dict[str, Any]] = {}
         self._pruned: set[int] = set()
+        self._scored = False
 
     @property
     def coming(self) -> int:
@@ -63,9 +67,19 @@ class Results:
             self._trials.change(begun)
         if self._outcomes:
             self._record.finish(self._outcomes)
-            for index in self._outcomes if self._search else ():
-                self._search.tell(self._trials[index])  # type: ignore[union-attr]
-        self._changes, self._outcomes = {}, {}
+        ended, self._changes, self._outcomes = list(self._outcomes), {}, {}
+        for index in ended:
+            self._learn(self._trials[index])
+
+    def _learn(self, trial: Trial) -> None:
+        """Tell the search. One that hears nothing to learn from is ended after its first trial, not after its last."""
+        if self._search is None:
+            return
+        self._search.tell(trial)
+        missing = [m for m in self._options.metrics if trial.state is TrialState.COMPLETE and score(trial, m) is None]
+        if missing and not self._scored:
+            raise SweepError(no_number(missing[0], trial))
+        self._scored = self._scored or trial.state is TrialState.COMPLETE
 
     def end(self, index: int, state: TrialState, error: BaseException | None = None) -> None:
         """A trial ends without having run."""
@@ -93,7 +107,8 @@ class Results:
     def close(self, error: BaseException | None) -> None:
         """The sweep's run is over: what has not ended is stopped."""
         self._homecoming.close()
-        self.finish()
+        with contextlib.suppress(Exception):  # what the search makes of them does not matter any more
+            self.finish()
         rest = [trial.index for trial in self._trials if not trial.state.is_finished()]
         self._record.finish({index: Outcome({"state": TrialState.STOPPED, "error": error}) for index in rest})
 

@@ -24,6 +24,16 @@ def score(trial: Trial, metric: str | None) -> float | None:
     return _last_reported(trial, metric) if number is None else number
 
 
+def no_number(metric: str | None, trial: Trial) -> str:
+    """A sentence for a complete trial that has no number to compare."""
+    value = trial.value
+    had = f"a dict with {', '.join(map(str, value)) or 'nothing'}" if isinstance(value, dict) else f"{value!r:.60}"
+    reported = ", ".join(dict.fromkeys(name for report in trial.reports for name in report.metrics))
+    heard = f" and reported {reported}" if reported else ""
+    wanted = f"no number under metric={metric!r}" if metric else "no number; say with metric= which one counts"
+    return f"trial {trial.index} gave {wanted}: it returned {had}{heard}."
+
+
 def front_of(trials: Iterable[Trial], metrics: Sequence[str], modes: Sequence[str]) -> list[Trial]:
     """The complete trials that no other one beats in one metric without losing in another (the Pareto front)."""
     signs = [1 if mode == "min" else -1 for mode in modes]

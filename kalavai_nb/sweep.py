@@ -10,7 +10,7 @@ from kalavai_nb.dispatch import Dispatch
 from kalavai_nb.errors import PoolClosed, SweepError
 from kalavai_nb.failure_sentences import failures
 from kalavai_nb.record import Record
-from kalavai_nb.scores import front_of
+from kalavai_nb.scores import front_of, no_number
 from kalavai_nb.state import Trial, TrialState
 from kalavai_nb.sweep_table import trials_table
 
@@ -75,10 +75,7 @@ class Sweep:
         complete = [trial for trial in self._trials if trial.state is TrialState.COMPLETE]
         if not complete:
             raise SweepError("no trial of this sweep is complete, so none is best.")
-        value = complete[0].value
-        had = f"a dict with {', '.join(map(str, value))}" if isinstance(value, dict) else f"a {type(value).__name__}"
-        wanted = f"no number under metric={metric!r}" if metric else "no number; say which one counts with metric="
-        raise SweepError(f"no trial is best: {self.fn} returned {wanted}. Trial {complete[0].index} returned {had}.")
+        raise SweepError(f"no trial is best: {no_number(metric, complete[0])}")
 
     @property
     def best_trials(self) -> list[Trial]:
@@ -126,6 +123,8 @@ class Sweep:
     def __getitem__(self, index: slice) -> list[Trial]: ...
 
     def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
+        if isinstance(index, int):
+            self._has(index)
         chosen = range(len(self))[index]
         indices = [chosen] if isinstance(chosen, int) else chosen
         self._wait(lambda: all(self._trials[each].state.is_finished() for each in indices))
@@ -229,7 +228,9 @@ class Sweep:
     def __repr__(self) -> str:
         counts = self._trials.counts
         parts = ", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])
-        return f"<Sweep {self.name!r} of {self.fn}, {len(self)} trials: {parts or 'none yet'}>"
+        return f"<Sweep {self.name!r} of {self.fn}, {len(self)} trials: {parts or 'none yet'}>" + (
+            f"\n{self._record.trouble}" if self._record.trouble else ""
+        )
 
     # inside
 
@@ -240,10 +241,9 @@ class Sweep:
     def _cut_off(self, error: BaseException) -> str:
         done = self._trials.finished - self._trials.counts[TrialState.STOPPED]
         go_on = "pool = kn.Pool(); sweep.resume(pool)" if isinstance(error, PoolClosed) else "sweep.resume()"
-        return (
-            f"{self.fn} was cut off: {error}\n{done} of {len(self)} trials have ended and are kept, here and in the "
-            f"journal as {self.name!r}; {go_on} does the rest."
-        )
+        where = self._record.trouble or f"here and in the journal as {self.name!r}"
+        kept = f"{done} of {len(self)} trials have ended and are kept, {where}"
+        return f"{self.fn} was cut off: {error}\n{kept}; {go_on} does the rest."
 
     def _begin(self, pool: Pool | None) -> None:
         assert self._launch is not None

@@ -93,7 +93,7 @@ def describe(
     if done_now > 0 and finished < planned:
         facts.append(f"about {duration(seconds / done_now * (planned - finished))} left")
     metric = metrics[0] if metrics else None
-    lines = note.splitlines()[:1] if not counts[TrialState.RUNNING] else []
+    lines = note.splitlines()[:1]
     if len(metrics) < 2 and (best := trials.best):
         lines.append(f"best: trial {best.index}, {_value(best, metric)} with {_short(best.config)}")
     running = sorted(list(trials.running), key=lambda index: trials[index].device)

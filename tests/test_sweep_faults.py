@@ -194,9 +194,8 @@ def test_a_killed_kernel_loses_what_ran_and_nothing_else(tmp_path: Path) -> None
         kept = int(second.ok("print(len([t for t in kn.sweeps['fits'].trials if t.value is not None]))").stream())
         assert kept >= 20
         assert before - kept <= 2, "only those that ran are lost"
-        again = second.ok(
-            f"{cell}\nprint(sum(t.value is not None for t in sweep.trials), sweep.values == [x * 10 for x in range(40)])"
-        )
+        count = "sum(t.value is not None for t in sweep.trials)"
+        again = second.ok(f"{cell}\nprint({count}, sweep.values == [x * 10 for x in range(40)])")
         assert f"{kept} of 40 trials were done before" in again.stream()
         assert f"{kept} True" in again.stream() or f"{kept + 1} True" in again.stream()
     assert executions(tmp_path).total() == before + 40 - kept

@@ -209,11 +209,11 @@ def test_options_that_cannot_be_meant_get_a_sentence(
     ("configs", "says"),
     [
         ([], "at least one config, got an empty list"),
-        ((x for x in range(3)), "got a generator, which may have no end: give it as list(…)"),
-        (map(abs, [1]), "got a map, which may have no end"),
+        ((x for x in range(3)), "of type generator; give an iterator as list(…)"),
+        (map(abs, [1]), "of type map"),
         ({"lr": [1, 2]}, "got one dict. For every combination of its values: pool.sweep"),
         ("abc", "got a text"),
-        (3, "got a int"),
+        (3, "got 3 of type int"),
     ],
 )
 def test_configs_that_cannot_be_meant_get_a_sentence(pool: kn.Pool, configs: object, says: str) -> None:
@@ -371,7 +371,9 @@ def test_values_that_cannot_come_home_are_that_trials_failure(pool: kn.Pool) -> 
 
 def test_best_says_what_was_wrong_with_the_metric(pool: kn.Pool) -> None:
     sweep = pool.map(lambda x: {"accuracy": x}, [1, 2], metric="loss", show=False).wait()
-    with pytest.raises(SweepError, match=r"no number under metric='loss'. Trial 0 returned a dict with accuracy"):
+    with pytest.raises(
+        SweepError, match=r"trial 0 gave no number under metric='loss': it returned a dict with accuracy"
+    ):
         sweep.best  # noqa: B018
     nan = pool.map(lambda x: {"loss": float("nan") if x == 1 else x}, [3, 1, 2], metric="loss", show=False).wait()
     assert nan.best.index == 2, "NaN is never best"

@@ -125,8 +125,11 @@ class Dispatch:
 
     def _note(self) -> str:
         """What is to be said beside how far it is."""
-        waits = bool(self._waiting_for) and not self._board.slots
-        return self._record.trouble or (f"waiting: {self._waiting_for}" if waits else "")
+        if self._record.trouble:
+            return self._record.trouble
+        if self._board.slots:
+            return "" if self._results.began else "starting the first trials (with torch, that takes some seconds once)"
+        return f"waiting: {self._waiting_for}" if self._waiting_for else ""
 
     def _is_busy(self) -> bool:
         if self._over.is_set():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kalavai_nb.outputs import rank_range
-from kalavai_nb.state import Trial
+from kalavai_nb.state import Trial, TrialState
 from kalavai_nb.trial_list import reason
 
 MOST_SHOWN = 10
@@ -19,4 +19,6 @@ def failures(fn: str, count: int, bad: Sequence[Trial]) -> str:
     lines = [f"trial{'s' * (len(i) > 1)} {rank_range(i)}: {what}" for what, i in list(groups.items())[:MOST_SHOWN]]
     lines += [f"and {len(groups) - MOST_SHOWN} more kinds of failure"] * (len(groups) > MOST_SHOWN)
     what = f"{len(bad)} of {count} trials of {fn} have no value."
-    return "\n".join([what, *lines, "sweep.table() has all the others; sweep.failed[0].log what one of them printed."])
+    failed = [trial.index for trial in bad if trial.state is TrialState.FAILED]
+    more = f", sweep[{failed[0]}].log what trial {failed[0]} printed" if failed else ""
+    return "\n".join([what, *lines, f"sweep.table() has all the others{more}."])

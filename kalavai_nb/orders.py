@@ -6,6 +6,7 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from kalavai_nb.blobs import Packed
@@ -27,6 +28,11 @@ class Function:
     packed: Packed
     takes_trial: bool
 
+    @cached_property
+    def uses_torch(self) -> bool:
+        # the pickle names the modules that the function uses
+        return b"torch" in bytes(self.packed.frames[0])
+
 
 class Orders:
     """Writes the orders of one run of a sweep."""
@@ -46,6 +52,7 @@ class Orders:
             "lease": slot.lease,
             "selectors": [device.selector for device in slot.devices],
             "options": options,
+            "uses_torch": self._function.uses_torch,
             "orders": [self._order(slot, record, index) for index in indices],
         }
         self._engine.tell([(slot.worker, message)])

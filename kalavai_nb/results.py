@@ -44,6 +44,8 @@ class Results:
         self._changes: dict[int, dict[str, Any]] = {}
         self._pruned: set[int] = set()
         self._scored = False
+        # whether any trial has begun in this run
+        self.began = False
 
     @property
     def coming(self) -> int:
@@ -101,8 +103,7 @@ class Results:
         self._engine.tell([(slot.worker, message)])
 
     def is_running(self, index: int, slot: Slot) -> bool:
-        state = self._changes.get(index, {}).get("state", self._trials[index].state)
-        return slot.assigned[:1] == [index] and state is TrialState.RUNNING
+        return slot.assigned[:1] == [index] and self._state(index) is TrialState.RUNNING
 
     def close(self, error: BaseException | None) -> None:
         """The sweep's run is over: what has not ended is stopped."""
@@ -112,12 +113,17 @@ class Results:
         rest = [trial.index for trial in self._trials if not trial.state.is_finished()]
         self._record.finish({index: Outcome({"state": TrialState.STOPPED, "error": error}) for index in rest})
 
+    def _state(self, index: int) -> TrialState:
+        state: TrialState = self._changes.get(index, {}).get("state", self._trials[index].state)
+        return state
+
     # news of trials
 
     def _on_began(self, item: Event, slot: Slot | None) -> None:
         index = item["index"]
+        self.began = True
         if slot and not self._trials[index].state.is_finished():
-            attempts = self._trials[index].attempts + 1
+            attempts = self._changes.get(index, {}).get("attempts", self._trials[index].attempts) + 1
             begun = {"state": TrialState.RUNNING, "device": str(slot), "started": time.time(), "attempts": attempts}
             self._changes[index] = begun
 
@@ -141,7 +147,7 @@ class Results:
             return
         if index in slot.assigned:
             slot.assigned.remove(index)
-        if index not in self._changes and self._trials[index].state is TrialState.WAITING:
+        if self._state(index) is TrialState.WAITING:
             self._on_began(item, slot)
         others = self._board.copies(index)
         if others and item["status"] != "ok":

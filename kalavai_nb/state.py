@@ -147,7 +147,7 @@ class Report(NamedTuple):
     metrics: dict[str, float]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trial:
     """One call of a sweep's function, as data: an exception is an ``error`` here, not something raised.
 
@@ -168,6 +168,13 @@ class Trial:
     reports: tuple[Report, ...] = ()
     directory: str = ""
     note: str = ""
+
+    def __repr__(self) -> str:
+        ended = f" in {self.seconds:.3g} s" if self.seconds is not None else ""
+        where = f" on {self.device}{ended}" if self.device else ""
+        result = self.error if self.error is not None else self.value
+        came = "" if result is None else f" → {result!r:.200}"
+        return f"<Trial {self.index} {self.state.lower()}{where}: {self.config!r:.200}{came}>"
 
 
 def machine_id() -> str:

@@ -135,16 +135,19 @@ class Sweep:
         index = 0
         while self._has(index):
             trial = self[index]
-            if trial.state is not TrialState.COMPLETE:
+            if _has_no_value(trial):
                 raise SweepError(failures(self.fn, len(self), [trial])) from trial.error
             yield trial.value
             index += 1
 
     @property
     def values(self) -> list[Any]:
-        """All values, in the order of the configs; waits for them. Raises one SweepError that names all failures."""
+        """All values, in the order of the configs; waits for them. That of a pruned trial is None.
+
+        Raises one SweepError that names all trials that failed or were stopped.
+        """
         self.wait()
-        if bad := [trial for trial in self._trials if trial.state is not TrialState.COMPLETE]:
+        if bad := list(filter(_has_no_value, self._trials)):
             raise SweepError(failures(self.fn, len(self), bad)) from bad[0].error
         return [trial.value for trial in self._trials]
 
@@ -264,3 +267,7 @@ class Sweep:
         except KeyboardInterrupt:
             self.stop()
             raise
+
+
+def _has_no_value(trial: Trial) -> bool:
+    return trial.state not in (TrialState.COMPLETE, TrialState.PRUNED)

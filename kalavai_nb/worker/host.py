@@ -120,9 +120,18 @@ class Host(WorkerPlugin):
     # trials
 
     def kn_trials(
-        self, owner: str, run: str, lease: str, selectors: list[str], options: dict[str, Any], orders: list[Any]
+        self,
+        owner: str,
+        run: str,
+        lease: str,
+        selectors: list[str],
+        options: dict[str, Any],
+        uses_torch: bool,
+        orders: list[Any],
     ) -> None:
         """Begin trials on a lease, one after another. What becomes of them are events."""
+        if uses_torch:
+            self._trials.warm()
 
         def send(chunk: dict[str, Any]) -> None:
             self.worker.log_event(topic(owner), chunk)

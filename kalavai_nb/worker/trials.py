@@ -39,9 +39,6 @@ class Trials:
         send: Send,
     ) -> None:
         """Queue trials on a lease. ``send`` gets chunks of what they say."""
-        if not self._warm:
-            self._warm = True
-            warm_fork_server()
         if lease not in self._runners:
             chosen = RunnerOptions(**options, environment={**self._environment, **visible})
             news = News(send, run=run, lease=lease)
@@ -49,6 +46,12 @@ class Trials:
             self._runners[lease] = (owner, run, runner)
         runner = self._runners[lease][2]
         runner.give([self._located(order) for order in orders])
+
+    def warm(self) -> None:
+        """Let the fork server import, once, what training with torch imports: seconds, which each trial would spend."""
+        if not self._warm:
+            self._warm = True
+            warm_fork_server()
 
     def stop(self, lease: str, index: int, reason: str) -> None:
         if lease in self._runners:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kalavai_nb.announce import say
@@ -42,8 +44,12 @@ class Proposal:
     start: Sequence[Mapping[str, Any]]
     trials: int | None
 
-    def make(self, options: MapOptions) -> Search:
-        """The search. Raises OptionError or MissingExtra."""
+    def make(self, options: MapOptions, directory: Path | None = None) -> Search:
+        """The search. Raises OptionError or MissingExtra.
+
+        That of a named sweep keeps its study in a file in ``directory``, where optuna-dashboard can look at it.
+        """
+        file = re.sub(r"[^\w-]+", "_", options.name) if options.name else ""
         return make_search(
             self.space,
             search=self.search,
@@ -54,6 +60,7 @@ class Proposal:
             start=self.start,
             trials=self.trials,
             name=options.name or "sweep",
+            path=directory / f"{file}.log" if directory and file else None,
         )
 
 
@@ -71,7 +78,7 @@ def launch(
     Raises OptionError and MissingExtra for a search that cannot be meant or had, SendError for what cannot be pickled,
     NotEnoughDevices where no device is like what a trial needs.
     """
-    search = proposal.make(options) if proposal else None
+    search = proposal.make(options, journal.directory / "studies") if proposal else None
     verdicts = bool(proposal and proposal.stop is not None)
     planned = search.size if search else None
     function = read_function(fn)

@@ -173,8 +173,15 @@ class Trial:
         ended = f" in {self.seconds:.3g} s" if self.seconds is not None else ""
         where = f" on {self.device}{ended}" if self.device else ""
         result = self.error if self.error is not None else self.value
-        came = "" if result is None else f" → {result!r:.200}"
-        return f"<Trial {self.index} {self.state.lower()}{where}: {self.config!r:.200}{came}>"
+        came = "" if result is None else f" → {brief(result)}"
+        return f"<Trial {self.index} {self.state.lower()}{where}: {brief(self.config)}{came}>"
+
+
+def brief(value: Any) -> str:
+    """A config or a value in few characters: floats with five digits, dicts as ``name=value``."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}={brief(each)}" for name, each in value.items())[:200]
+    return f"{value:.5g}" if isinstance(value, float) else f"{value!r:.60}"
 
 
 def machine_id() -> str:

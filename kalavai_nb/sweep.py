@@ -219,7 +219,7 @@ class Sweep:
 
     def start(self) -> Sweep:
         """Begin to run what waits. Raises NotEnoughDevices where the pool can never give what a trial needs."""
-        if self._trials.finished < len(self) or self._make_study is not None:
+        if self._trials.ended < len(self) or self._make_study is not None:
             self._begin(None)
         return self
 
@@ -242,7 +242,7 @@ class Sweep:
         return self._dispatch is None or self._dispatch.is_over
 
     def _cut_off(self, error: BaseException) -> str:
-        done = self._trials.finished - self._trials.counts[TrialState.STOPPED]
+        done = self._trials.ended
         go_on = "pool = kn.Pool(); sweep.resume(pool)" if isinstance(error, PoolClosed) else "sweep.resume()"
         where = self._record.trouble or f"here and in the journal as {self.name!r}"
         kept = f"{done} of {len(self)} trials have ended and are kept, {where}"

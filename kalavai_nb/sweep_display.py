@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kalavai_nb.screen import LiveDisplay
-from kalavai_nb.state import Trial, TrialState
+from kalavai_nb.state import Trial, TrialState, brief
 from kalavai_nb.trial_list import TrialList
 
 BAR_CHARACTERS = 30
@@ -52,7 +52,7 @@ class SweepDisplay:
     def __init__(self, title: str, trials: TrialList, metrics: Sequence[str]) -> None:
         self._title, self._trials, self._metrics = title, trials, metrics
         self._display = LiveDisplay(f"sweep-{secrets.token_hex(4)}")
-        self._started, self._had = time.monotonic(), trials.finished
+        self._started, self._had = time.monotonic(), trials.ended
 
     def draw(self, *, planned: int, note: str = "", last: bool = False) -> None:
         """Draw if that is due; ``planned`` is how many trials there will be."""
@@ -84,7 +84,7 @@ def describe(
 
     ``seconds`` is how long this run takes, and ``had`` how many trials were finished before it.
     """
-    counts, finished = trials.counts, trials.finished
+    counts, finished = trials.counts, trials.ended
     facts = [", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])]
     done_now = finished - had
     if had:
@@ -95,7 +95,7 @@ def describe(
     metric = metrics[0] if metrics else None
     lines = note.splitlines()[:1]
     if len(metrics) < 2 and (best := trials.best):
-        lines.append(f"best: trial {best.index}, {_value(best, metric)} with {_short(best.config)}")
+        lines.append(f"best: trial {best.index}, {_value(best, metric)} with {brief(best.config)}")
     running = sorted(list(trials.running), key=lambda index: trials[index].device)
     lines += [_running(trials[index], metric) for index in running[:DEVICE_LINES]]
     lines += [f"and {len(running) - DEVICE_LINES} more running"] * (len(running) > DEVICE_LINES)
@@ -132,12 +132,5 @@ def _running(trial: Trial, metric: str | None) -> str:
 
 
 def _value(trial: Trial, metric: str | None) -> str:
-    value = trial.value.get(metric) if isinstance(trial.value, dict) else trial.value
-    shown = f"{value:.5g}" if isinstance(value, float) else str(value)[:40]
-    return f"{metric}={shown}" if metric else shown
-
-
-def _short(config: object) -> str:
-    if isinstance(config, dict):
-        return ", ".join(f"{k}={v:.4g}" if isinstance(v, float) else f"{k}={v}"[:40] for k, v in config.items())
-    return str(config)
+    value = trial.value.get(metric) if isinstance(trial.value, dict) and metric in trial.value else trial.value
+    return f"{metric}={brief(value)}" if metric else brief(value)

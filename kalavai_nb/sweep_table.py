@@ -31,7 +31,7 @@ def _row(trial: Trial) -> dict[str, Any]:
     config = trial.config if isinstance(trial.config, dict) else {"config": trial.config}
     value = _value(trial)
     config = {f"config.{name}" if name in value else str(name): each for name, each in config.items()}
-    error = f"{type(trial.error).__name__}: {trial.error}" if trial.error else None
+    error = f"{type(trial.error).__name__}: {trial.error}" if trial.error else ""
     fixed = {"seconds": trial.seconds, "device": trial.device, "attempts": trial.attempts, "error": error}
     return {"index": trial.index, "state": str(trial.state), **config, **value, **fixed, "note": trial.note}
 

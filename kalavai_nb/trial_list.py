@@ -42,8 +42,9 @@ class TrialList:
         return iter(list(self._trials))
 
     @property
-    def finished(self) -> int:
-        return sum(count for state, count in self.counts.items() if state.is_finished())
+    def ended(self) -> int:
+        """How many have ended by themselves, well or not; one that was stopped can go on."""
+        return sum(self.counts[state] for state in (TrialState.COMPLETE, TrialState.FAILED, TrialState.PRUNED))
 
     def append(self, config: Any, **fields: Any) -> Trial:
         """One more, WAITING unless told otherwise."""

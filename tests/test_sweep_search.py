@@ -71,6 +71,15 @@ def test_tpe_finds_what_is_good_and_its_study_is_optunas(pool: kn.Pool) -> None:
     assert all(trial.state.is_finished() for trial in study.trials)
 
 
+def test_the_study_of_a_named_sweep_is_a_file_for_optunas_dashboard(pool: kn.Pool) -> None:
+    pool.sweep(parabola, {"x": kn.uniform(0, 4)}, metric="loss", trials=5, name="seen, by all", show=False).wait()
+    storage = optuna.storages.JournalStorage(
+        optuna.storages.journal.JournalFileBackend(".kalavai/studies/seen_by_all.log")
+    )
+    study = optuna.load_study(study_name="seen, by all", storage=storage)
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
+
+
 def test_a_search_without_optuna_has_a_study_too(pool: kn.Pool) -> None:
     sweep = pool.sweep(parabola, {"x": [0, 1, 2]}, metric="loss", search="grid", show=False).wait()
     assert sweep.study.best_params == {"x": 2}

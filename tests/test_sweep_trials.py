@@ -385,5 +385,5 @@ def test_a_waiting_cell_and_another_sweep_get_their_turn(notebook: Notebook) -> 
     cell = notebook.ok("%%pool gpus=2\nprint('in between')")
     assert "[0-1] in between" in cell.stream()
     notebook.ok("short = pool.map(lambda x: x, range(4), show=False)\nshort.values")
-    counts = notebook.ok("print(long._trials.finished)\nlong.stop()").stream()
+    counts = notebook.ok("print(long._trials.ended)\nlong.stop()").stream()
     assert int(counts) < 60, "neither had to wait for the whole sweep"

@@ -243,10 +243,16 @@ class Sweep:
 
     def _cut_off(self, error: BaseException) -> str:
         done = self._trials.ended
-        go_on = "pool = kn.Pool(); sweep.resume(pool)" if isinstance(error, PoolClosed) else "sweep.resume()"
+        match error:
+            case PoolClosed():
+                go_on = "pool = kn.Pool(); sweep.resume(pool) does the rest"
+            case SweepError():
+                go_on = "run it again with a metric that it returns"
+            case _:
+                go_on = "sweep.resume() does the rest"
         where = self._record.trouble or f"here and in the journal as {self.name!r}"
         kept = f"{done} of {len(self)} trials have ended and are kept, {where}"
-        return f"{self.fn} was cut off: {error}\n{kept}; {go_on} does the rest."
+        return f"{self.fn} was cut off: {error}\n{kept}; {go_on}."
 
     def _begin(self, pool: Pool | None) -> None:
         assert self._launch is not None

@@ -137,11 +137,10 @@ def test_running_it_again_goes_on_where_it_was(pool: kn.Pool) -> None:
 
 def test_a_metric_that_is_never_returned_costs_one_trial(pool: kn.Pool) -> None:
     sweep = pool.sweep(parabola, {"x": kn.uniform(0, 1)}, metric="accuracy", trials=50, show=False)
-    with pytest.raises(
-        SweepError, match="trial 0 gave no number under metric='accuracy': it returned a dict with loss"
-    ):
+    said = r"trial \d gave no number under metric='accuracy': it returned a dict with loss"
+    with pytest.raises(SweepError, match=said):
         sweep.wait()
-    assert sweep[0].value["loss"] > 0, "what was computed is kept"
+    assert [trial.value["loss"] for trial in sweep.trials if trial.value], "what was computed is kept"
     assert len(sweep) < 10
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
+
+PACKAGES = ("torch", "distributed", "ipykernel", "ipyparallel", "ray", "joblib", "optuna", "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: ours, a peer's where there is one, and what it must not exceed.
+    """One measurement: ours, ipyparallel's where there is one, and what it must not exceed.
 
     ``limit`` bounds the ratio to the peer where there is a ``peer``, else the figure itself.
     """
@@ -28,25 +31,61 @@ class Row:
     def bounded(self) -> float:
         return self.ours if self.peer is None else self.ours / self.peer
 
-    def cells(self) -> tuple[str, ...]:
-        ratio = "" if self.peer is None else f"{self.bounded:.2f}"
-        peer = "" if self.peer is None else f"{self.peer:.3g} {self.unit}"
-        met = "yes" if self.bounded <= self.limit else "NO"
-        return (self.what, f"{self.ours:.3g} {self.unit}", peer, ratio, f"≤ {self.limit:g}", met, self.note)
+    @property
+    def met(self) -> bool:
+        return self.bounded <= self.limit
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """What stands in each column."""
+        return {
+            "what": self.what,
+            "kalavai_nb": f"{self.ours:.3g} {self.unit}",
+            "ipyparallel": "" if self.peer is None else f"{self.peer:.3g} {self.unit}",
+            "ratio": "" if self.peer is None else f"{self.bounded:.2f}",
+            "must": f"≤ {self.limit:g}",
+            "met": "yes" if self.met else "NO",
+            "note": self.note,
+        }
 
 
-def print_table(rows: Sequence[Row]) -> None:
-    """Print rows as Markdown, with what they were measured on."""
-    head = ("what", "kalavai_nb", "ipyparallel", "ratio", "must", "met", "note")
-    table = [head, *(row.cells() for row in rows)]
-    widths = [max(len(row[column]) for row in table) for column in range(len(head))]
-    lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in table]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    print("\n".join(lines))
-    versions = ", ".join(
-        f"{name} {metadata.version(name)}" for name in ("torch", "distributed", "ipykernel", "ipyparallel")
-    )
-    print(f"\n{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {versions}")
+@dataclass(frozen=True)
+class Comparison:
+    """One case: what came of it here and with each peer, in words, and whether ours is what it must be."""
+
+    case: str
+    ours: str
+    peers: Mapping[str, str]
+    must: str = ""
+    met: bool = True
+
+    @property
+    def entries(self) -> dict[str, str]:
+        """What stands in each column."""
+        met = "yes" if self.met else "NO"
+        return {
+            "case": self.case,
+            "kalavai_nb": self.ours,
+            **self.peers,
+            "must": self.must,
+            "met": met if self.must else "",
+        }
+
+
+def print_table(rows: Sequence[Row | Comparison]) -> None:
+    """Print rows as Markdown, a table for each kind of row, with what they were measured on."""
+    for kind in dict.fromkeys(map(type, rows)):
+        entries = [row.entries for row in rows if type(row) is kind]
+        table = [tuple(entries[0]), *(tuple(each.values()) for each in entries)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        lines = ["| " + " | ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) + " |" for row in table]
+        lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+        print("\n".join(lines) + "\n")
+    versions = []
+    for package in PACKAGES:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions.append(f"{package} {metadata.version(package)}")
+    print(f"{os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {', '.join(versions)}")
 
 
 def spread(values: Sequence[float], unit: str = "ms") -> str:

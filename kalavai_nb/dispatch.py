@@ -54,7 +54,7 @@ class Dispatch:
         self._orders = Orders(engine, self._run, function, options, verdicts)
         self._events: queue.Queue[Event] = queue.Queue()
         self._board = Board()
-        self._results = Results(engine, options, record, search, verdicts, self._board, self._events.put)
+        self._results = Results(engine, options, record, search, verdicts, self._board, self._orders, self._events.put)
         self._requests: dict[str, Need] = {}
         self._devices: dict[str, Device] = {}
         self._asked_all = search is None
@@ -231,6 +231,7 @@ class Dispatch:
             self._engine.cancel(request)
         for slot in list(self._board.slots.values()):
             self._release(slot)
+        self._orders.close(self._engine.snapshot().devices)
         self._engine.unlisten(self._run, self._hear)
         self._engine.unlisten("", self._hear)
 

@@ -50,6 +50,7 @@ class Engine:
         self.writer = secrets.token_hex(4)
         self._sinks: dict[str, list[Callable[[Event], None]]] = {}
         self._placed: dict[str, set[str]] = {}
+        self._machines: dict[str, str] = {}
         self._stores: dict[str, BlobStore | None] = {}
         from kalavai_nb.head import topic
 
@@ -145,6 +146,7 @@ class Engine:
         wanted = {p.blob.digest: p for p in packed}
         for device in {device.machine: device for device in devices}.values():
             placed = self._placed.setdefault(device.machine, set())
+            self._machines[device.worker] = device.machine
             unknown = [digest for digest in wanted if digest not in placed]
             if not unknown:
                 continue
@@ -288,6 +290,9 @@ class Engine:
 
     def _on_event(self, event: tuple[float, Event]) -> None:
         _, message = event
+        if message["kind"] == "lost":
+            # what comes in its place may be another process with an empty store
+            self._placed.pop(self._machines.pop(message["worker"], ""), None)
         key = message.get("run") or message.get("request") or ""
         for sink in list(self._sinks.get(key, ())):
             sink(message)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kalavai_nb.announce import say
 from kalavai_nb.capture import human_bytes, pack_by_value
@@ -23,12 +23,9 @@ from kalavai_nb.orders import Function
 from kalavai_nb.record import Record
 from kalavai_nb.search import Search, make_search
 from kalavai_nb.state import Device, TrialState
-from kalavai_nb.sweep import Sweep
+from kalavai_nb.sweep import HasEngine, Sweep
 from kalavai_nb.sweep_display import SweepDisplay
 from kalavai_nb.trial_list import TrialList
-
-if TYPE_CHECKING:
-    from kalavai_nb.pool import Pool
 
 # a function that carries less is not worth a line
 SAY_FROM_BYTES = 1_000_000
@@ -99,7 +96,7 @@ def launch(
         _say_what_goes(fn, function, engine.snapshot().devices)
         _say_what_is_kept(function.name, name, record.trials, before, code)
 
-    def begin(pool: Pool | None) -> Dispatch:
+    def begin(pool: HasEngine | None) -> Dispatch:
         connection = pool.engine if pool else engine
         if connection.closed:
             raise PoolClosed("the pool of this sweep is gone. Open another one: pool = kn.Pool(); sweep.resume(pool).")
@@ -110,6 +107,8 @@ def launch(
             if display:
                 display.draw(planned=planned or 0, note=note, last=last)
 
+        # in the cell that asks for it, so that this is where it stays
+        draw("", False)
         return Dispatch(connection, function, options, record, search, verdicts, draw)
 
     sweep = Sweep(
@@ -155,7 +154,8 @@ def read_function(fn: Callable[..., Any]) -> Function:
     name = getattr(fn, "__name__", type(fn).__name__).strip("<>")
     wants_trial = takes_trial(fn)
     try:
-        return Function(name, pack_by_value(fn), wants_trial)
+        # under a name of its own, so that forgetting it after the sweep takes it from no other
+        return Function(name, pack_by_value(fn).renamed(), wants_trial)
     except Exception as error:
         raise SendError(f"{name} cannot be sent to the pool: {why_not(fn, error)}") from None
 

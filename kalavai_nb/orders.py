@@ -15,6 +15,7 @@ from kalavai_nb.engine import Engine, Message
 from kalavai_nb.map_options import MapOptions
 from kalavai_nb.record import Record
 from kalavai_nb.slots import Slot
+from kalavai_nb.state import Device
 
 # a larger config goes as content of its own, past the stream of messages
 INLINE_BYTES = 1 << 16
@@ -40,6 +41,7 @@ class Orders:
     def __init__(self, engine: Engine, run: str, function: Function, options: MapOptions, verdicts: bool) -> None:
         self._engine, self._run, self._function, self._options = engine, run, function, options
         self._verdicts = verdicts
+        self._placed: dict[int, list[tuple[str, tuple[Device, ...]]]] = {}
 
     def give(self, slot: Slot, record: Record, indices: Iterable[int]) -> None:
         """Hand these trials to a slot. Raises PoolClosed where its worker is gone."""
@@ -57,6 +59,17 @@ class Orders:
         }
         self._engine.tell([(slot.worker, message)])
 
+    def clean_up(self, index: int) -> None:
+        """Let machines forget what the orders of this trial referred to."""
+        for name, devices in self._placed.pop(index, ()):
+            self._engine.drop([name], devices)
+
+    def close(self, devices: Iterable[Device]) -> None:
+        """Let machines forget the function."""
+        for index in list(self._placed):
+            self.clean_up(index)
+        self._engine.drop([self._function.packed.blob.digest], devices)
+
     def _order(self, slot: Slot, record: Record, index: int) -> Message:
         blob = self._function.packed.blob
         attempt = record.trials[index].attempts + 1
@@ -65,8 +78,8 @@ class Orders:
             "index": index,
             "attempt": attempt,
             "seed": self._seed(index),
-            "config": self._sent(slot, record.config(index)),
-            "checkpoint": self._sent(slot, checkpoint, inline_bytes=0) if checkpoint else None,
+            "config": self._sent(slot, index, record.config(index)),
+            "checkpoint": self._sent(slot, index, checkpoint, inline_bytes=0) if checkpoint else None,
             "takes_trial": self._function.takes_trial,
             "verdicts": self._verdicts,
             "device": slot.devices[0].torch_name,
@@ -75,12 +88,13 @@ class Orders:
             "directory": f"{self._run}-{index}-{attempt}-{secrets.token_hex(2)}",
         }
 
-    def _sent(self, slot: Slot, content: Content, inline_bytes: int = INLINE_BYTES) -> Any:
+    def _sent(self, slot: Slot, index: int, content: Content, inline_bytes: int = INLINE_BYTES) -> Any:
         """Content as it stands in an order: itself, or the name under which the slot's machine has it."""
         if not content.file and len(content.inline) < inline_bytes:
             return [content.inline, list(content.sizes)]
         packed = content.packed()
         self._engine.place([packed], slot.devices)
+        self._placed.setdefault(index, []).append((packed.blob.digest, slot.devices))
         return {"digest": packed.blob.digest, "sizes": list(content.sizes)}
 
     def _seed(self, index: int) -> int:

@@ -13,6 +13,7 @@ from kalavai_nb.errors import SweepError
 from kalavai_nb.homecoming import Homecoming
 from kalavai_nb.judge import again
 from kalavai_nb.map_options import MapOptions
+from kalavai_nb.orders import Orders
 from kalavai_nb.record import Outcome, Record
 from kalavai_nb.scores import no_number, score
 from kalavai_nb.search import Search
@@ -34,10 +35,11 @@ class Results:
         search: Search | None,
         verdicts: bool,
         board: Board,
+        orders: Orders,
         tell: Callable[[Event], None],
     ) -> None:
         self._engine, self._options, self._record, self._search = engine, options, record, search
-        self._verdicts, self._board = verdicts, board
+        self._verdicts, self._board, self._orders = verdicts, board, orders
         self._trials = record.trials
         self._homecoming = Homecoming(engine, record, tell)
         self._outcomes: dict[int, Outcome] = {}
@@ -145,6 +147,7 @@ class Results:
         index = item["index"]
         if slot is None or self._trials[index].state.is_finished():
             return
+        self._orders.clean_up(index)
         if index in slot.assigned:
             slot.assigned.remove(index)
         if self._state(index) is TrialState.WAITING:

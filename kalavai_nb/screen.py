@@ -166,19 +166,24 @@ class LiveDisplay:
     def is_due(self) -> bool:
         return self._drawn_at is None or time.monotonic() - self._drawn_at >= UPDATE_SECONDS
 
-    def draw(self, data: dict[str, Any]) -> None:
-        publish(data, {}, self._key, self._drawn_at is not None)
+    def draw(self, data: dict[str, Any], *, last: bool = False) -> None:
+        publish(data, {}, self._key, self._drawn_at is not None, last)
         self._drawn_at = time.monotonic()
 
 
-def publish(data: dict[str, Any], metadata: dict[str, Any], key: str = "", update: bool = False) -> None:
-    """Show a MIME bundle; under a ``key`` it can be updated later. Outside IPython, print its plain text."""
+def publish(
+    data: dict[str, Any], metadata: dict[str, Any], key: str = "", update: bool = False, last: bool = False
+) -> None:
+    """Show a MIME bundle; under a ``key`` it can be updated later.
+
+    Outside IPython, print its plain text: as it is at first, and what it has become in the ``last`` update.
+    """
     from IPython import get_ipython
     from IPython.display import display, update_display
 
     if get_ipython() is None:
-        if not update:
-            print(data.get("text/plain", ""))
+        if last or not update:
+            print(data.get("text/plain", ""), flush=True)
     elif update:
         update_display(data, display_id=key, metadata=metadata, raw=True)
     else:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Protocol, overload
 
 from kalavai_nb.configs import read_configs
 from kalavai_nb.dispatch import Dispatch
+from kalavai_nb.engine import Engine
 from kalavai_nb.errors import PoolClosed, SweepError
 from kalavai_nb.failure_sentences import failures
 from kalavai_nb.record import Record
@@ -18,10 +19,14 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from kalavai_nb.engine import Engine
-    from kalavai_nb.pool import Pool
-
 LOOK_SECONDS = 0.25
+
+
+class HasEngine(Protocol):
+    """An open pool, as far as a sweep needs one."""
+
+    @property
+    def engine(self) -> Engine: ...
 
 
 class Sweep:
@@ -40,7 +45,7 @@ class Sweep:
         *,
         metrics: tuple[str, ...],
         modes: tuple[str, ...],
-        launch: Callable[[Pool | None], Dispatch] | None = None,
+        launch: Callable[[HasEngine | None], Dispatch] | None = None,
         make_study: Callable[[], Any] | None = None,
     ) -> None:
         self.name, self.fn = name, fn
@@ -181,7 +186,7 @@ class Sweep:
             self._dispatch.stop()
             self._dispatch.join()
 
-    def resume(self, pool: Pool | None = None, *, failed: bool = False) -> Sweep:
+    def resume(self, pool: HasEngine | None = None, *, failed: bool = False) -> Sweep:
         """Go on with the trials that were stopped, and with ``failed`` those that failed too.
 
         ``pool`` is where, if the one it began on is gone.
@@ -254,7 +259,7 @@ class Sweep:
         kept = f"{done} of {len(self)} trials have ended and are kept, {where}"
         return f"{self.fn} was cut off: {error}\n{kept}; {go_on}."
 
-    def _begin(self, pool: Pool | None) -> None:
+    def _begin(self, pool: HasEngine | None) -> None:
         assert self._launch is not None
         self._dispatch = self._launch(pool)
         self._dispatch.start()

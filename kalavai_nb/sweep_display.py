@@ -67,7 +67,7 @@ class SweepDisplay:
             metrics=self._metrics,
             note=note,
         )
-        self._display.draw({"text/plain": picture.text(), "text/html": picture.html()})
+        self._display.draw({"text/plain": picture.text(), "text/html": picture.html()}, last=last)
 
 
 def describe(

@@ -330,6 +330,7 @@ def test_any_number_of_parameters(parameters: int) -> None:
     size_of(figure)
 
 
+@pytest.mark.slow
 def test_ten_thousand_trials() -> None:
     trials = sweep(10_000, 6)
     started = time.monotonic()

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     from kalavai_nb.errors import TrialStopped
     from kalavai_nb.options import RunOptions
     from kalavai_nb.pool import Pool, current_pool
-    from kalavai_nb.shelf import sweeps
-    from kalavai_nb.space import loguniform, uniform
+    from kalavai_nb.search.space import loguniform, uniform
     from kalavai_nb.state import Device, Snapshot, Trial, TrialState
-    from kalavai_nb.sweep import Sweep
+    from kalavai_nb.trials.shelf import sweeps
+    from kalavai_nb.trials.sweep import Sweep
     from kalavai_nb.values import RemoteValue
     from kalavai_nb.worker.live import LiveTrial
 
@@ -30,10 +30,10 @@ _HOMES = {
     "RunOptions": "options",
     "CellRun": "cell",
     "RemoteValue": "values",
-    "Sweep": "sweep",
-    "sweeps": "shelf",
-    "uniform": "space",
-    "loguniform": "space",
+    "Sweep": "trials.sweep",
+    "sweeps": "trials.shelf",
+    "uniform": "search.space",
+    "loguniform": "search.space",
     "LiveTrial": "worker.live",
     "TrialStopped": "errors",
     "Trial": "state",

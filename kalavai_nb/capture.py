@@ -70,14 +70,6 @@ def pack_by_value(value: object) -> Packed:
         return pack(value)
 
 
-def pack_argument(what: str, value: object) -> Packed:
-    """A value that travels alone, with all the names its functions use. Raises SendError, naming ``what``."""
-    try:
-        return pack_by_value(value)
-    except Exception as error:
-        raise SendError(f"{what} cannot be sent to the pool: {_why(error)}.") from None
-
-
 def looks_secret(name: str, value: object) -> bool:
     """A text under a name such as ``api_key`` does not leave the notebook by itself."""
     return isinstance(value, (str, bytes)) and bool(_SECRET.search(name))
@@ -94,7 +86,7 @@ def _captured(name: str, value: object, namespace: dict[str, Any], line: int, *,
         packed = pack(value, namespace)
     except Exception as error:
         raise SendError(
-            f"`{name}`{where} cannot be sent to the ranks: {_why(error)}. "
+            f"`{name}`{where} cannot be sent to the ranks: {why_not_pickled(error)}. "
             f"Make it inside the cell, or leave it out with send=none."
         ) from None
     if packed.blob.total_bytes > MAX_SEND_BYTES and not explicit:
@@ -119,7 +111,7 @@ def human_bytes(count: float) -> str:
 def local_modules_by_value() -> Iterator[None]:
     """While this lasts, functions and classes of modules beside the notebook are pickled with all they are made of."""
     here = os.getcwd() + os.sep
-    modules = [module for module in list(sys.modules.values()) if _is_local(module, here)]
+    modules = [module for module in list(sys.modules.values()) if is_local(module, here)]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:
@@ -136,7 +128,7 @@ def _is_notebooks_own(name: str, value: object) -> bool:
     return name in ("In", "Out", "__builtins__") or (name in hidden and hidden[name] is value)
 
 
-def _is_local(module: types.ModuleType, here: str) -> bool:
+def is_local(module: types.ModuleType, here: str) -> bool:
     """A module beside the notebook: the ranks get what it is now, not what their disk has."""
     file = getattr(module, "__file__", None)
     if not file or not file.startswith(here) or "site-packages" in file or file.startswith(sys.prefix):
@@ -144,6 +136,7 @@ def _is_local(module: types.ModuleType, here: str) -> bool:
     return module.__name__.partition(".")[0] not in ("__main__", "kalavai_nb")
 
 
-def _why(error: Exception) -> str:
+def why_not_pickled(error: Exception) -> str:
+    """The reason, as the end of a sentence."""
     text = str(error) or type(error).__name__
     return text[0].lower() + text[1:].rstrip(".")

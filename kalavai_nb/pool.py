@@ -12,20 +12,20 @@ from typing import Any
 from kalavai_nb.announce import count_devices, owner_label, say
 from kalavai_nb.blobs import interactive_namespace
 from kalavai_nb.cell import CellRun
-from kalavai_nb.configs import read_configs
 from kalavai_nb.deploy import EmbeddedPool
 from kalavai_nb.engine import Engine, import_dask
 from kalavai_nb.errors import KalavaiError, NotEnoughDevices, OptionError, PoolClosed
-from kalavai_nb.launch import Proposal, launch
-from kalavai_nb.map_options import MapOptions, read_map_options
 from kalavai_nb.options import RunOptions
 from kalavai_nb.preview import preview
 from kalavai_nb.security import Invite, parse_seconds
 from kalavai_nb.session import CALL_VALUE, Session
-from kalavai_nb.shelf import Shelf, sweeps
 from kalavai_nb.state import Device, Snapshot
-from kalavai_nb.sweep import Sweep
 from kalavai_nb.table import snapshot_html, snapshot_text
+from kalavai_nb.trials.configs import read_configs
+from kalavai_nb.trials.launch import Proposal, launch
+from kalavai_nb.trials.options import MapOptions, read_map_options
+from kalavai_nb.trials.shelf import Shelf, sweeps
+from kalavai_nb.trials.sweep import Sweep
 
 JOIN_SECONDS = 30.0
 DEFAULT_TRIALS = 50

@@ -15,7 +15,7 @@ import pytest
 
 from kalavai_nb import capture as capture_module
 from kalavai_nb.blobs import Packed, load_bytes
-from kalavai_nb.capture import Captured, capture, human_bytes, looks_secret, pack_argument
+from kalavai_nb.capture import Captured, capture, human_bytes, looks_secret, pack_by_value
 from kalavai_nb.errors import SendError
 from kalavai_nb.names import free_names
 
@@ -521,13 +521,8 @@ def test_a_missing_name_is_told_before_anything_is_packed() -> None:
 
 def test_an_argument_carries_what_its_functions_use() -> None:
     namespace = notebook("k = 3\ndef f(x): return x * k")
-    f = unpacked(pack_argument("fn", namespace["f"]))
+    f = unpacked(pack_by_value(namespace["f"]))
     assert f(2) == 6
-
-
-def test_an_argument_that_cannot_be_sent_is_named() -> None:
-    with pytest.raises(SendError, match=r"^fn cannot be sent to the pool: cannot pickle '_thread\.lock' object\.$"):
-        pack_argument("fn", threading.Lock())
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,9 @@ import numpy as np
 import pytest
 
 from kalavai_nb.blobs import pack
-from kalavai_nb.closure import carried, large
-from kalavai_nb.culprit import why_not
-from kalavai_nb.fingerprint import changed, config_key, fingerprint
+from kalavai_nb.closure.carried import carried, large
+from kalavai_nb.closure.culprit import why_not
+from kalavai_nb.closure.fingerprint import changed, config_key, fingerprint
 from notebook import Notebook
 
 pd = pytest.importorskip("pandas")
@@ -550,7 +550,7 @@ def train(config, options=options, *, scale=2.0):
 """
 RESTARTED = """
 import json, sys
-from kalavai_nb.fingerprint import config_key, fingerprint
+from kalavai_nb.closure.fingerprint import config_key, fingerprint
 source = sys.stdin.read()
 exec(compile("\\n" * int(sys.argv[1]) + source, f"/tmp/ipykernel_{sys.argv[1]}/1.py", "exec"))
 config = [{"a": {"p", "q", "r"}, "n": np.float32(0.5), "o": options, "act": table["f"], "k": Color.RED}, weights, frame]
@@ -616,7 +616,7 @@ def test_in_a_real_cell_that_is_run_again() -> None:
 def test_in_two_kernels_and_in_another_cell_of_the_second(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text("def double(x):\n    return 2 * x\n")
     cell = "import mine\nwords = {'a', 'b', 'c'}\ndef train(config):\n    return mine.double(config), words\n"
-    show = "from kalavai_nb.fingerprint import fingerprint\nfingerprint(train)"
+    show = "from kalavai_nb.closure.fingerprint import fingerprint\nfingerprint(train)"
     seen = []
     for before in (["x = 1"], ["x = 1", "# another cell\n\n" + cell]):
         with Notebook(cwd=str(tmp_path)) as kernel:

@@ -16,8 +16,7 @@ from kalavai_nb.errors import OptionError, RankDied, RemoteError
 from kalavai_nb.failure import LAST_LINES, Failure, exception_of
 from kalavai_nb.gang import Gang, Rank, Sending, gang_key, plan_sending
 from kalavai_nb.options import RunOptions
-from kalavai_nb.state import Device, Lease, Snapshot, Trial, TrialState, Waiting
-from kalavai_nb.sweep_display import DEVICE_LINES, ERROR_LINES, describe
+from kalavai_nb.state import Device, Lease, Snapshot, Waiting
 from kalavai_nb.table import snapshot_html, snapshot_text
 from kalavai_nb.values import split
 
@@ -400,36 +399,3 @@ def test_names_cannot_write_html() -> None:
     text = snapshot_html(evil)
     assert not any(tag in text for tag in ("<b>", "<script>", "<i>", "<u>"))
     assert "&lt;script&gt;" in text
-
-
-# a sweep in a few lines
-
-
-def trials(*states: TrialState, **fields: Any) -> list[Trial]:
-    return [Trial(n, state, n, **fields) for n, state in enumerate(states)]
-
-
-def test_a_sweep_is_told_with_its_progress_and_time_left() -> None:
-    some = trials(TrialState.COMPLETE, TrialState.RUNNING, TrialState.WAITING, TrialState.WAITING, device="box cuda:0")
-    first, *rest = describe("sweep", some, 10.0).splitlines()
-    assert first == f"sweep [{'█' * 7}{'·' * 23}] 1/4: 2 waiting, 1 running, 1 complete; 10.0 s, about 30 s left"
-    assert rest == ["  box cuda:0: trial 1"]
-
-
-def test_a_sweep_that_is_done_or_has_not_begun_has_no_time_left() -> None:
-    assert describe("s", trials(TrialState.COMPLETE), 3.0) == f"s [{'█' * 30}] 1/1: 1 complete; 3.0 s"
-    assert "left" not in describe("s", trials(TrialState.WAITING), 3.0)
-    assert describe("s", [], 0.0).startswith(f"s [{'█' * 30}] 0/0")
-
-
-def test_a_sweep_of_any_size_is_a_few_lines() -> None:
-    running = trials(*[TrialState.RUNNING] * 100, device="box cuda:0")
-    failed = [Trial(n, TrialState.FAILED, n, error=ValueError(n)) for n in range(100)]
-    lines = describe("s", running + failed, 1.0).splitlines()
-    assert len(lines) == 1 + DEVICE_LINES + 1 + ERROR_LINES
-    assert lines[DEVICE_LINES + 1] == f"  and {100 - DEVICE_LINES} more"
-
-
-def test_equal_errors_are_folded() -> None:
-    failed = trials(*[TrialState.FAILED] * 3, error=ValueError("bad\nand more"))
-    assert describe("s", failed, 1.0).splitlines()[-1] == "  3 × ValueError: bad"

@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from kalavai_nb.errors import MissingExtra, OptionError
-from kalavai_nb.optuna_search import OptunaSearch
-from kalavai_nb.search import Search, make_search
-from kalavai_nb.space import Space, loguniform, uniform
+from kalavai_nb.search.optuna_search import OptunaSearch
+from kalavai_nb.search.search import Search, make_search
+from kalavai_nb.search.space import Space, loguniform, uniform
 from kalavai_nb.state import Report, Trial, TrialState
 
 SPACE = {"lr": loguniform(1e-5, 1.0), "n": range(1, 9), "act": ["relu", "tanh"], "epochs": 10}

@@ -14,10 +14,10 @@ import pytest
 
 import kalavai_nb as kn
 from kalavai_nb.errors import SweepError
-from kalavai_nb.journal import UNNAMED_KEPT, Journal, Unreadable
-from kalavai_nb.launch import restored
-from kalavai_nb.shelf import Shelf
 from kalavai_nb.state import TrialState
+from kalavai_nb.trials.journal import UNNAMED_KEPT, Journal, Unreadable
+from kalavai_nb.trials.launch import restored
+from kalavai_nb.trials.shelf import Shelf
 from notebook import Notebook
 
 
@@ -175,9 +175,9 @@ def test_sweeps_without_a_name_are_kept_too_but_not_for_ever(pool: kn.Pool) -> N
 
 def test_two_writers_at_once_do_no_harm(directory: Path) -> None:
     """As two notebooks: a journal each, in threads that write and read as fast as they can."""
-    from kalavai_nb.content import Content
-    from kalavai_nb.record import Outcome, Record
-    from kalavai_nb.trial_list import TrialList
+    from kalavai_nb.trials.content import Content
+    from kalavai_nb.trials.record import Outcome, Record
+    from kalavai_nb.trials.trial_list import TrialList
 
     def write(name: str) -> None:
         journal = Journal(directory / "both")

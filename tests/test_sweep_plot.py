@@ -25,9 +25,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from kalavai_nb.errors import MissingExtra, OptionError, SweepError
-from kalavai_nb.parameters import Axis, flattened, influence, parameters_of
+from kalavai_nb.plot.parameters import Axis, flattened, influence, parameters_of
+from kalavai_nb.plot.plot import MAX_CURVES, MAX_PARAMETERS, Picture, picture_of, plot, spread
 from kalavai_nb.state import Report, Trial, TrialState
-from kalavai_nb.sweep_plot import MAX_CURVES, MAX_PARAMETERS, Picture, picture_of, plot, spread
 from notebook import Notebook
 
 ROOT = Path(__file__).parent.parent
@@ -343,7 +343,7 @@ def test_nobody_elses_matplotlib_is_touched() -> None:
     source = (
         # a look at rcParams["backend"] would choose one
         "import sys, matplotlib; before = dict(dict.items(matplotlib.rcParams))\n"
-        "from kalavai_nb.state import Trial, TrialState\nfrom kalavai_nb.sweep_plot import plot\n"
+        "from kalavai_nb.state import Trial, TrialState\nfrom kalavai_nb.plot.plot import plot\n"
         "figure = plot([Trial(i, TrialState.COMPLETE, {'x': i, 'y': -i}, value=i) for i in range(5)], None, 'min')\n"
         "figure._repr_png_()\n"
         "print('matplotlib.pyplot' in sys.modules, dict(dict.items(matplotlib.rcParams)) == before)"
@@ -368,7 +368,7 @@ def test_it_is_light_in_a_dark_style_too() -> None:
 
 CELL = """
 from kalavai_nb.state import Trial, TrialState
-from kalavai_nb.sweep_plot import plot
+from kalavai_nb.plot.plot import plot
 figure = plot([Trial(i, TrialState.COMPLETE, {"x": i, "y": -i}, value=i) for i in range(5)], None, "min")
 figure
 """
@@ -414,7 +414,7 @@ def test_without_matplotlib_it_says_what_to_install(monkeypatch: pytest.MonkeyPa
 
 def test_what_to_draw_is_found_without_matplotlib() -> None:
     source = (
-        "import sys, kalavai_nb.sweep_plot; print([n for n in ('matplotlib', 'pandas', 'torch') if n in sys.modules])"
+        "import sys, kalavai_nb.plot.plot; print([n for n in ('matplotlib', 'pandas', 'torch') if n in sys.modules])"
     )
     assert subprocess.check_output([sys.executable, "-c", source], cwd=ROOT, text=True).strip() == "[]"
     assert isinstance(picture_of([done(0, 1, 1)], None, "min"), Picture)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import secrets
 import time
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 
 from kalavai_nb.screen import LiveDisplay
 from kalavai_nb.state import Trial, TrialState, brief
-from kalavai_nb.trial_list import TrialList
+from kalavai_nb.trials.trial_list import TrialList
 
 BAR_CHARACTERS = 30
 SPARK_CHARACTERS = 16
@@ -106,14 +107,16 @@ def describe(
 
 
 def spark(numbers: Sequence[float]) -> str:
-    """A curve in one line of block characters, from its least to its greatest value; NaN is a gap."""
-    points = [number for number in numbers if number == number]
+    """A curve in one line of block characters, from its least to its greatest value; NaN and infinity are gaps."""
+    points = [number for number in numbers if math.isfinite(number)]
     if not points:
         return ""
+    low, width = min(points), (max(points) - min(points)) or 1.0
     step = max(1, -(-len(numbers) // SPARK_CHARACTERS))
-    low, width = min(points), max(points) - min(points)
-    levels = [(n - low) / width * (len(SPARKS) - 1) if width and n == n else 0 for n in numbers[::step]]
-    return "".join(SPARKS[round(level)] if n == n else " " for level, n in zip(levels, numbers[::step], strict=True))
+    return "".join(
+        SPARKS[round((number - low) / width * (len(SPARKS) - 1))] if math.isfinite(number) else " "
+        for number in numbers[::step]
+    )
 
 
 def duration(seconds: float) -> str:

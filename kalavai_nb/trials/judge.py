@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from kalavai_nb.state import Device, Need
-from kalavai_nb.trial_end import End
+from kalavai_nb.trials.end import End
 
 # a trial whose worker was lost is tried once more, elsewhere
 DEATHS = 1

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from kalavai_nb.announce import say
-from kalavai_nb.journal import Journal
-from kalavai_nb.launch import restored
-from kalavai_nb.sweep import Sweep
+from kalavai_nb.trials.journal import Journal
+from kalavai_nb.trials.launch import restored
+from kalavai_nb.trials.sweep import Sweep
 
 DIRECTORY = ".kalavai"
 

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from kalavai_nb.capture import _is_local
+from kalavai_nb.capture import is_local
 
 # how many elements of a list or dict are looked into
 MAX_ELEMENTS = 1000
@@ -56,7 +56,7 @@ def is_by_value(definition: Any) -> bool:
 
 def is_beside(module: types.ModuleType) -> bool:
     """Whether a module lies beside the notebook, so that it travels as it is now."""
-    return _is_local(module, os.getcwd() + os.sep)
+    return is_local(module, os.getcwd() + os.sep)
 
 
 def is_installed(value: Any) -> bool:

@@ -7,19 +7,19 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from kalavai_nb.content import Content
 from kalavai_nb.engine import Engine, Event
 from kalavai_nb.errors import SweepError
-from kalavai_nb.homecoming import Homecoming
-from kalavai_nb.judge import again
-from kalavai_nb.map_options import MapOptions
-from kalavai_nb.orders import Orders
-from kalavai_nb.record import Outcome, Record
 from kalavai_nb.scores import no_number, score
-from kalavai_nb.search import Search
-from kalavai_nb.slots import Board, Slot
+from kalavai_nb.search.search import Search
 from kalavai_nb.state import Report, Trial, TrialState
-from kalavai_nb.trial_end import End, error_of, worth_keeping
+from kalavai_nb.trials.content import Content
+from kalavai_nb.trials.end import End, error_of, worth_keeping
+from kalavai_nb.trials.homecoming import Homecoming
+from kalavai_nb.trials.judge import again
+from kalavai_nb.trials.options import MapOptions
+from kalavai_nb.trials.orders import Orders
+from kalavai_nb.trials.record import Outcome, Record
+from kalavai_nb.trials.slots import Board, Slot
 
 PRUNED, STOPPED, OVERTAKEN = "pruned", "the sweep was stopped", "another attempt was faster"
 

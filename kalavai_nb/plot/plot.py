@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kalavai_nb.errors import MissingExtra, SweepError
-from kalavai_nb.parameters import Axis, Numbers, flattened, influence, is_spread, parameters_of, short, text_of
+from kalavai_nb.plot.parameters import Axis, Numbers, flattened, influence, is_spread, parameters_of, short, text_of
 from kalavai_nb.scores import check_mode, ranked, score
 from kalavai_nb.state import Trial, TrialState
 
@@ -68,7 +68,7 @@ def plot(trials: Sequence[Trial], metric: str | None, mode: str) -> Figure:
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingExtra("plot() needs matplotlib, which is not installed. Run: pip install 'kalavai-nb[examples]'")
     picture = picture_of(trials, metric, mode)
-    from kalavai_nb.sweep_figure import draw
+    from kalavai_nb.plot.figure import draw
 
     return draw(picture)
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, overload
 
-from kalavai_nb.configs import read_configs
-from kalavai_nb.dispatch import Dispatch
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import PoolClosed, SweepError
-from kalavai_nb.failure_sentences import failures
-from kalavai_nb.record import Record
 from kalavai_nb.scores import front_of, no_number
 from kalavai_nb.state import Trial, TrialState
-from kalavai_nb.sweep_table import trials_table
+from kalavai_nb.trials.configs import read_configs
+from kalavai_nb.trials.dispatch import Dispatch
+from kalavai_nb.trials.failures import failures
+from kalavai_nb.trials.record import Record
+from kalavai_nb.trials.table import trials_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +99,7 @@ class Sweep:
 
         Raises SweepError where there is nothing to plot yet, MissingExtra without Matplotlib.
         """
-        from kalavai_nb.sweep_plot import plot
+        from kalavai_nb.plot.plot import plot
 
         return plot(self.trials, self.metrics[0] if self.metrics else None, self.modes[0])
 

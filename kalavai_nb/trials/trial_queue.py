@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import heapq
 
-from kalavai_nb.judge import Job
 from kalavai_nb.state import Need
+from kalavai_nb.trials.judge import Job
 
 
 class TrialQueue:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from kalavai_nb.content import Content
 from kalavai_nb.state import Report, Trial, TrialState
-from kalavai_nb.trial_end import End, error_of
+from kalavai_nb.trials.content import Content
+from kalavai_nb.trials.end import End, error_of
 
 FILE_FROM_BYTES = 1 << 16
 BUSY_SECONDS = 60.0

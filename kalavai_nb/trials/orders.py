@@ -10,12 +10,12 @@ from functools import cached_property
 from typing import Any
 
 from kalavai_nb.blobs import Packed
-from kalavai_nb.content import Content
 from kalavai_nb.engine import Engine, Message
-from kalavai_nb.map_options import MapOptions
-from kalavai_nb.record import Record
-from kalavai_nb.slots import Slot
 from kalavai_nb.state import Device
+from kalavai_nb.trials.content import Content
+from kalavai_nb.trials.options import MapOptions
+from kalavai_nb.trials.record import Record
+from kalavai_nb.trials.slots import Slot
 
 # a larger config goes as content of its own, past the stream of messages
 INLINE_BYTES = 1 << 16

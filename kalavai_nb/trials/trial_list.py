@@ -69,7 +69,7 @@ class TrialList:
         """One more report of this trial."""
         reports = (*self._trials[index].reports, report)
         if len(reports) > MOST_REPORTS:
-            reports = reports[::2]
+            reports = (*reports[:-1:2], reports[-1])
         self.change({index: {"reports": reports}})
 
     def wait_for(self, ready: Callable[[], bool]) -> None:

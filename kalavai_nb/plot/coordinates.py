@@ -8,8 +8,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import Colormap
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from kalavai_nb.parameters import Axis, Numbers, short
-from kalavai_nb.sweep_plot import Picture, spread
+from kalavai_nb.plot.parameters import Axis, Numbers, short
+from kalavai_nb.plot.plot import Picture, spread
 
 MAX_LINES = 500
 _STRIP_WIDTH = 0.012

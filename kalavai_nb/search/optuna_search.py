@@ -22,12 +22,12 @@ from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.study import StudyDirection
 
-from kalavai_nb.domains import Numbers
 from kalavai_nb.errors import OptionError
-from kalavai_nb.optuna_parts import Param, make_pruner, make_sampler
 from kalavai_nb.scores import score
-from kalavai_nb.search import Search
-from kalavai_nb.space import Space
+from kalavai_nb.search.domains import Numbers
+from kalavai_nb.search.optuna_parts import Param, make_pruner, make_sampler
+from kalavai_nb.search.search import Search
+from kalavai_nb.search.space import Space
 from kalavai_nb.state import Trial, TrialState
 
 

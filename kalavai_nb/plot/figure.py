@@ -14,9 +14,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullFormatter, NullLocator
 from PIL import Image
 
-from kalavai_nb.coordinates import draw_coordinates
-from kalavai_nb.parameters import Axis, is_spread, short
-from kalavai_nb.sweep_plot import Picture
+from kalavai_nb.plot.coordinates import draw_coordinates
+from kalavai_nb.plot.parameters import Axis, is_spread, short
+from kalavai_nb.plot.plot import Picture
 
 WIDTH_INCHES = 10.0
 _HEAD_INCHES = 0.68

@@ -11,21 +11,21 @@ from typing import Any
 
 from kalavai_nb.announce import say
 from kalavai_nb.capture import human_bytes, pack_by_value
-from kalavai_nb.closure import large
-from kalavai_nb.culprit import why_not
-from kalavai_nb.dispatch import Dispatch
+from kalavai_nb.closure.carried import large
+from kalavai_nb.closure.culprit import why_not
+from kalavai_nb.closure.fingerprint import changed, fingerprint
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import OptionError, PoolClosed, SendError
-from kalavai_nb.fingerprint import changed, fingerprint
-from kalavai_nb.journal import Journal, Recorded
-from kalavai_nb.map_options import MapOptions
-from kalavai_nb.orders import Function
-from kalavai_nb.record import Record
-from kalavai_nb.search import Search, make_search
+from kalavai_nb.search.search import Search, make_search
 from kalavai_nb.state import Device, TrialState
-from kalavai_nb.sweep import HasEngine, Sweep
-from kalavai_nb.sweep_display import SweepDisplay
-from kalavai_nb.trial_list import TrialList
+from kalavai_nb.trials.dispatch import Dispatch
+from kalavai_nb.trials.display import SweepDisplay
+from kalavai_nb.trials.journal import Journal, Recorded
+from kalavai_nb.trials.options import MapOptions
+from kalavai_nb.trials.orders import Function
+from kalavai_nb.trials.record import Record
+from kalavai_nb.trials.sweep import HasEngine, Sweep
+from kalavai_nb.trials.trial_list import TrialList
 
 # a function that carries less is not worth a line
 SAY_FROM_BYTES = 1_000_000

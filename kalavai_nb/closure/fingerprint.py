@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kalavai_nb.capture import pack_by_value
-from kalavai_nb.closure import add_name
-from kalavai_nb.definitions import Carried, home_of, is_installed, layers_of, own_names
-from kalavai_nb.digest import Digester
+from kalavai_nb.closure.carried import add_name
+from kalavai_nb.closure.definitions import Carried, home_of, is_installed, layers_of, own_names
+from kalavai_nb.closure.digest import Digester
 
 CODE = "code"
 

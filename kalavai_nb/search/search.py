@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from kalavai_nb.errors import MissingExtra, OptionError
 from kalavai_nb.scores import check_mode
-from kalavai_nb.space import Space, did_you_mean
+from kalavai_nb.search.space import Space, did_you_mean
 from kalavai_nb.state import Trial
 
 SEARCHES = ("grid", "random", "tpe", "gp", "cmaes")
@@ -169,7 +169,7 @@ def make_search(
         return own
     _check_metrics(search, stop, metrics, modes)
     _check_imports(search, stop)
-    from kalavai_nb.optuna_search import OptunaSearch
+    from kalavai_nb.search.optuna_search import OptunaSearch
 
     return OptunaSearch(
         space,

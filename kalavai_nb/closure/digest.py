@@ -30,7 +30,7 @@ from typing import Any
 
 import cloudpickle
 
-from kalavai_nb.definitions import Carried, cells_of, defaults_of, globals_of, is_installed
+from kalavai_nb.closure.definitions import Carried, cells_of, defaults_of, globals_of, is_installed
 
 # a word for what kind of thing a value is, and the digests or bytes of its parts
 Content = tuple[str, Iterable[bytes | memoryview]]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from kalavai_nb.outputs import rank_range
 from kalavai_nb.state import Trial, TrialState
-from kalavai_nb.trial_list import reason
+from kalavai_nb.trials.trial_list import reason
 
 MOST_SHOWN = 10
 

@@ -6,9 +6,9 @@ import statistics
 from collections import deque
 from dataclasses import dataclass, field
 
-from kalavai_nb.judge import Job
 from kalavai_nb.state import Device, Need
-from kalavai_nb.trial_queue import TrialQueue
+from kalavai_nb.trials.judge import Job
+from kalavai_nb.trials.trial_queue import TrialQueue
 
 # what is handed to a slot at once takes about so long, so that a round trip for each trial costs little
 BATCH_SECONDS = 0.1

@@ -18,14 +18,14 @@ from typing import Any
 
 from kalavai_nb.engine import Engine, Event
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
-from kalavai_nb.judge import Job
-from kalavai_nb.map_options import MapOptions
-from kalavai_nb.orders import Function, Orders
-from kalavai_nb.record import Record
-from kalavai_nb.results import STOPPED, Results
-from kalavai_nb.search import Search
-from kalavai_nb.slots import Board, Slot
+from kalavai_nb.search.search import Search
 from kalavai_nb.state import Device, Need, TrialState
+from kalavai_nb.trials.judge import Job
+from kalavai_nb.trials.options import MapOptions
+from kalavai_nb.trials.orders import Function, Orders
+from kalavai_nb.trials.record import Record
+from kalavai_nb.trials.results import STOPPED, Results
+from kalavai_nb.trials.slots import Board, Slot
 
 LOOK_SECONDS = 0.1
 EVENTS_AT_ONCE = 512

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from kalavai_nb.content import Content
 from kalavai_nb.engine import Engine, Event
-from kalavai_nb.record import Record
 from kalavai_nb.state import Device
+from kalavai_nb.trials.content import Content
+from kalavai_nb.trials.record import Record
 
 
 class Homecoming:

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from numbers import Number
 from typing import Any
 
-from kalavai_nb.domains import Choices, Domain, Numbers
 from kalavai_nb.errors import OptionError
+from kalavai_nb.search.domains import Choices, Domain, Numbers
 
 _KINDS = "a list, a range, kn.uniform(low, high), kn.loguniform(low, high), an Optuna distribution, or a number or text"
 

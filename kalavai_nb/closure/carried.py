@@ -14,7 +14,7 @@ from typing import Any
 
 from kalavai_nb.blobs import interactive_namespace, pack
 from kalavai_nb.capture import local_modules_by_value
-from kalavai_nb.definitions import Carried, home_of, is_installed, layers_of, names_of, own_names, parts_of
+from kalavai_nb.closure.definitions import Carried, home_of, is_installed, layers_of, names_of, own_names, parts_of
 
 # how many values are looked into for functions: far more than a person can mean to send
 _MAX_VALUES = 20_000

@@ -11,7 +11,7 @@ from typing import Any
 from optuna import pruners, samplers
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
-from kalavai_nb.domains import Domain, Numbers
+from kalavai_nb.search.domains import Domain, Numbers
 
 _LABEL_CHARACTERS = 60
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from kalavai_nb.blobs import pack
 from kalavai_nb.capture import local_modules_by_value
-from kalavai_nb.content import Content
-from kalavai_nb.culprit import why_not
+from kalavai_nb.closure.culprit import why_not
+from kalavai_nb.closure.fingerprint import config_key
 from kalavai_nb.errors import SendError
-from kalavai_nb.fingerprint import config_key
-from kalavai_nb.journal import Entry, Journal
 from kalavai_nb.state import TrialState
-from kalavai_nb.trial_end import End
-from kalavai_nb.trial_list import TrialList
+from kalavai_nb.trials.content import Content
+from kalavai_nb.trials.end import End
+from kalavai_nb.trials.journal import Entry, Journal
+from kalavai_nb.trials.trial_list import TrialList
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from kalavai_nb.blobs import pack
-from kalavai_nb.capture import _why, local_modules_by_value
-from kalavai_nb.closure import carried
-from kalavai_nb.definitions import Carried, called, is_by_value, layers_of
+from kalavai_nb.capture import local_modules_by_value, why_not_pickled
+from kalavai_nb.closure.carried import carried
+from kalavai_nb.closure.definitions import Carried, called, is_by_value, layers_of
 
 _MAX_DEPTH = 4
 _MAX_CULPRITS = 3
@@ -33,7 +33,9 @@ def why_not(value: object, error: Exception, what: str = "") -> str:
             culprits = (_culprits(culprit.value) if isinstance(culprit.value, types.FunctionType) else []) or [culprit]
         else:
             culprits = []
-        return _sentence(culprits) if culprits else f"{what or called(value)} cannot be pickled: {_why(error)}."
+        return (
+            _sentence(culprits) if culprits else f"{what or called(value)} cannot be pickled: {why_not_pickled(error)}."
+        )
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def _sentence(culprits: list[_Culprit]) -> str:
     more = len(culprits) - len(names)
     names += [f"{more} more"] if more else []
     listed = " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-    reasons = "; ".join(dict.fromkeys(_why(culprit.error) for culprit in culprits[:_MAX_CULPRITS]))
+    reasons = "; ".join(dict.fromkeys(why_not_pickled(culprit.error) for culprit in culprits[:_MAX_CULPRITS]))
     places = {culprit.place for culprit in culprits}
     place = "the functions that use them" if len(places) > 1 else culprits[0].place or "the function"
     them = "them" if len(culprits) > 1 else "it"

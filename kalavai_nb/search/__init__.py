@@ -1,0 +1,1 @@
+"""Who proposes the configs of a sweep, from which space."""

@@ -1,7 +1,7 @@
 # make demo   install, then run examples/quickstart.ipynb on an embedded pool, each output as it comes
 # make lab    open the same notebook in JupyterLab
 # make test   install and run every check
-# make bench  measure against ipyparallel; prints a table (minutes)
+# make bench  measure against peers; prints tables (minutes)
 
 PYTHON ?= python3
 VENV ?= .venv

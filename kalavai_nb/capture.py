@@ -111,7 +111,8 @@ def human_bytes(count: float) -> str:
 def local_modules_by_value() -> Iterator[None]:
     """While this lasts, functions and classes of modules beside the notebook are pickled with all they are made of."""
     here = os.getcwd() + os.sep
-    modules = [module for module in list(sys.modules.values()) if is_local(module, here)]
+    already = cloudpickle.list_registry_pickle_by_value()
+    modules = [m for m in list(sys.modules.values()) if is_local(m, here) and m.__name__ not in already]
     for module in modules:
         cloudpickle.register_pickle_by_value(module)
     try:

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import secrets
-import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from kalavai_nb.blobs import Blob, BlobStore, Packed, load, load_bytes
+from kalavai_nb.blobs import Packed
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
+from kalavai_nb.freight import Freight
 from kalavai_nb.security import Identity
-from kalavai_nb.state import Device, Lease, Need, Snapshot, Waiting, machine_id
+from kalavai_nb.state import Device, Lease, Need, Snapshot, Waiting
 
-PIECE_BYTES = 8 << 20
 LOOK_SECONDS = 0.2
 WITHDRAW_SECONDS = 5.0
 
@@ -47,11 +45,8 @@ class Engine:
                 f"the pool's head at {address} does not answer ({error}). Is the notebook that opened it still open?"
             ) from None
         self.owner: str = self._client.id
-        self.writer = secrets.token_hex(4)
         self._sinks: dict[str, list[Callable[[Event], None]]] = {}
-        self._placed: dict[str, set[str]] = {}
-        self._machines: dict[str, str] = {}
-        self._stores: dict[str, BlobStore | None] = {}
+        self._freight = Freight(self)
         from kalavai_nb.head import topic
 
         self._client.subscribe_topic(topic(self.owner), self._on_event)
@@ -135,67 +130,25 @@ class Engine:
         """Send each worker its message, without replies: what comes of it are events. Messages keep their order."""
         self._say("kn_tell", messages=list(messages))
 
+    # content
+
     def place(
         self, packed: Iterable[Packed], devices: Iterable[Device], on_piece: Callable[[int], None] = lambda _: None
     ) -> None:
-        """Bring content to every machine of these devices that does not have it.
-
-        Each content goes once to each machine, whichever of its workers will use it: through the head, or straight
-        into its store where that is on this very machine. ``on_piece`` hears how many bytes have gone.
-        """
-        wanted = {p.blob.digest: p for p in packed}
-        for device in {device.machine: device for device in devices}.values():
-            placed = self._placed.setdefault(device.machine, set())
-            self._machines[device.worker] = device.machine
-            unknown = [digest for digest in wanted if digest not in placed]
-            if not unknown:
-                continue
-            store = self._store_here(device)
-            [missing] = self.call([(device.worker, {"op": "kn_missing", "digests": unknown})])
-            for digest in present(missing):
-                if store:
-                    store.keep(wanted[digest])
-                    on_piece(wanted[digest].blob.total_bytes)
-                    continue
-                for piece in self._pieces(wanted[digest]):
-                    [reply] = self.call([(device.worker, {"op": "kn_put", **piece})])
-                    present(reply)
-                    on_piece(len(piece["piece"]))
-            placed |= set(unknown)
+        """Bring content to every machine of these devices that does not have it. See `Freight.place`."""
+        self._freight.place(packed, devices, on_piece)
 
     def drop(self, digests: Iterable[str], devices: Iterable[Device]) -> None:
-        """Let machines forget content that no rank will ask for again."""
-        digests = list(digests)
-        machines = {device.machine: device.worker for device in devices}
-        for machine in machines:
-            self._placed.get(machine, set()).difference_update(digests)
-        self.tell([(worker, {"op": "kn_drop", "digests": digests}) for worker in machines.values()])
+        """Let machines forget content that nobody will ask for again."""
+        self._freight.drop(digests, devices)
 
     def fetch(self, device: Device, handed: Message) -> Any:
         """The value that a rank on this device has handed out."""
-        blob = Blob(handed["digest"], tuple(handed["sizes"]))
-        if "inline" in handed:
-            return load_bytes(handed["inline"], blob.sizes)
-        if store := self._store_here(device):
-            return load(store.path(blob.digest), blob.sizes)
-        return load_bytes(b"".join(self._content(device, blob)), blob.sizes)
+        return self._freight.fetch(device, handed)
 
     def bring(self, device: Device, handed: Message, path: Path) -> None:
-        """Bring what a trial on this device has handed out into a file, and let its machine forget it.
-
-        Where the device's worker is gone, another one of its machine has the same content. Raises PoolClosed where none
-        is left.
-        """
-        blob = Blob(handed["digest"], tuple(handed["sizes"]))
-        part = path.with_name(f"{path.name}.{self.writer}.part")
-        if store := self._store_here(device):
-            shutil.copyfile(store.path(blob.digest), part)
-        else:
-            with open(part, "wb") as file:
-                for piece in self._content(device, blob):
-                    file.write(piece)
-        part.replace(path)
-        self.drop([blob.digest], [device])
+        """Bring what a trial on this device has handed out into a file. See `Freight.bring`."""
+        self._freight.bring(device, handed, path)
 
     # the whole
 
@@ -264,58 +217,20 @@ class Engine:
         self.check()
         self._client._send_to_scheduler({"op": operation, **arguments})
 
-    def _content(self, device: Device, blob: Blob) -> Iterator[bytes]:
-        """The content of a blob on the machine of this device, piece by piece."""
-        workers = [device.worker]
-        for offset in range(0, blob.total_bytes, PIECE_BYTES):
-            message = {"op": "kn_get", "digest": blob.digest, "offset": offset, "length": PIECE_BYTES}
-            [reply] = self.call([(workers[0], message)])
-            if isinstance(reply, dict) and len(workers) == 1:
-                workers += [other.worker for other in self.snapshot().devices if other.machine == device.machine]
-            while isinstance(reply, dict) and len(workers) > 1:
-                workers.pop(0)
-                [reply] = self.call([(workers[0], message)])
-            yield present(reply)
-
-    def _store_here(self, device: Device) -> BlobStore | None:
-        """The device's store, where this process can reach it as a directory: on the same machine, as the same user."""
-        if device.machine != machine_id():
-            return None
-        if device.machine not in self._stores:
-            [reply] = self.call([(device.worker, {"op": "kn_store"})])
-            directory = Path(present(reply))
-            reachable = directory.is_dir() and os.access(directory, os.R_OK | os.W_OK)
-            self._stores[device.machine] = BlobStore(directory) if reachable else None
-        return self._stores[device.machine]
-
     def _on_event(self, event: tuple[float, Event]) -> None:
         _, message = event
         if message["kind"] == "lost":
-            # what comes in its place may be another process with an empty store
-            self._placed.pop(self._machines.pop(message["worker"], ""), None)
+            self._freight.lose(message["worker"])
         key = message.get("run") or message.get("request") or ""
         for sink in list(self._sinks.get(key, ())):
             sink(message)
         if message["kind"] == "cancelled":
             self._sinks.pop(key, None)
 
-    def _pieces(self, packed: Packed) -> Iterable[Message]:
-        blob = packed.blob
-        for offset, piece, last in packed.pieces(PIECE_BYTES):
-            fields = {"digest": blob.digest, "writer": self.writer, "total_bytes": blob.total_bytes}
-            yield {**fields, "offset": offset, "piece": piece, "last": last}
-
 
 def import_dask() -> None:
     """Do now, while something else is waited for, what the first `Engine` would do."""
     import distributed  # noqa: F401
-
-
-def present(reply: Any) -> Any:
-    """The reply of a worker that is there. Raises PoolClosed for one that is not."""
-    if isinstance(reply, dict) and "gone" in reply:
-        raise PoolClosed(f"{reply['gone']}. Run the cell again; the pool replaces a worker within seconds.")
-    return reply
 
 
 def _granted(event: Event) -> list[Lease]:

@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
+from kalavai_nb.placement import choose
 from kalavai_nb.reasons import too_many, why_waiting
 from kalavai_nb.state import Device, Lease, Need, Waiting
 
@@ -271,31 +272,13 @@ class Ledger:
         return [Evict(lease, self.owners.get(need.owner, "")) for lease in leases.values()]
 
     def _choose(self, need: Need, usable: list[Device]) -> list[Device]:
-        """The devices to grant: those of woken leases, then others with machines kept together.
-
-        Fewer than ``count`` where it cannot be.
-        """
-        by_id = {device.id: device for device in usable}
+        """The devices to grant; fewer than ``count`` where it cannot be."""
         pinned = [id for wake in need.wakes if wake in self.leases for id in self.leases[wake].devices]
-        if any(id not in by_id for id in pinned):
-            return []
-        chosen = [by_id[id] for id in pinned][: need.count]
-        machines: dict[str, list[Device]] = {}
-        for device in sorted(usable, key=lambda device: self._order(device, need)):
-            if device.id not in pinned:
-                machines.setdefault(device.machine, []).append(device)
-        # the fullest machines first, so that a gang spans as few as it can; one device alone is the best there is
-        by_size = sorted(machines.values(), key=len, reverse=True) if need.count > 1 else machines.values()
-        for devices in by_size:
-            whole_groups = len(devices) // need.per * need.per
-            chosen += devices[: min(whole_groups, need.count - len(chosen))]
-        return chosen
-
-    def _order(self, device: Device, need: Need) -> tuple[float, ...]:
-        """Devices with fewer shares given away first, then those that the owner prefers, then the larger ones."""
-        used = sum(lease.share for lease in self.leases.values() if lease.running and device.id in lease.devices)
-        preferred = need.prefer.index(device.id) if device.id in need.prefer else len(need.prefer)
-        return (used, preferred, -device.memory_bytes, device.index)
+        used: dict[str, float] = {}
+        for lease in self.leases.values():
+            for id in lease.devices if lease.running else ():
+                used[id] = used.get(id, 0.0) + lease.share
+        return choose(need, usable, pinned, used)
 
     def _ask_back(self, need: Need) -> list[Yield]:
         """The leases of sweeps that stand in the way, each asked for once; its own only for another share."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from kalavai_nb.capture import human_bytes
-from kalavai_nb.engine import Engine, present
+from kalavai_nb.engine import Engine
+from kalavai_nb.freight import present
 from kalavai_nb.options import RunOptions
 from kalavai_nb.session import Session
 from kalavai_nb.state import Device, Snapshot

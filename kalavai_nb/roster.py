@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from kalavai_nb.cell import CellRun
-from kalavai_nb.engine import Engine, Event, Message, present
+from kalavai_nb.engine import Engine, Event, Message
 from kalavai_nb.errors import NotEnoughDevices
+from kalavai_nb.freight import present
 from kalavai_nb.gang import Gang, Rank, gang_key
 from kalavai_nb.options import RunOptions
 from kalavai_nb.screen import LiveDisplay

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import json
 import re
 import subprocess
@@ -40,6 +41,19 @@ def test_the_version_has_one_source() -> None:
 def test_the_readme_names_every_option() -> None:
     readme = (ROOT / "README.md").read_text()
     assert not [name for name in OPTION_NAMES if not re.search(rf"`(--)?{name.replace('_', '[-_]')}\b", readme)]
+
+
+@pytest.mark.parametrize("method", ["map", "sweep"])
+def test_the_readme_names_every_option_of_a_sweep(method: str) -> None:
+    readme = (ROOT / "README.md").read_text()
+    names = set(inspect.signature(getattr(kn.Pool, method)).parameters) - {
+        "self",
+        "fn",
+        "configs",
+        "space",
+        "map_options",
+    }
+    assert not [name for name in names if not re.search(rf"\b{name}=", readme)]
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

@@ -160,32 +160,32 @@ def test_a_long_curve_is_thinned() -> None:
 
 def test_a_lost_worker_costs_one_more_attempt_and_a_checkpoint_renews_it() -> None:
     lost = {"status": "lost", "how": "…"}
-    once = again(Job(NEED), lost, 0, [device(0)], [device(0)])
+    once = again(Job(NEED), lost, 0, [device(0)], lambda: [])
     assert once
     assert once.deaths == 1
-    assert again(once, lost, 0, [device(0)], [device(0)]) is None
-    assert again(once.renewed(), lost, 0, [device(0)], [device(0)])
+    assert again(once, lost, 0, [device(0)], lambda: []) is None
+    assert again(once.renewed(), lost, 0, [device(0)], lambda: [])
 
 
 def test_a_failure_is_tried_again_as_often_as_was_asked() -> None:
     job = Job(NEED)
     for _ in range(2):
-        found = again(job, {"status": "error"}, 2, [device(0)], [device(0)])
+        found = again(job, {"status": "error"}, 2, [device(0)], lambda: [])
         assert found
         job = found
-    assert again(job, {"status": "error"}, 2, [device(0)], [device(0)]) is None
+    assert again(job, {"status": "error"}, 2, [device(0)], lambda: []) is None
 
 
 def test_out_of_memory_means_a_whole_device_then_a_larger_one_then_the_end() -> None:
     end, devices = {"status": "error", "gpu_out_of_memory": True}, [device(0), device(1, gib=24)]
-    whole = again(Job(replace(NEED, share=0.5)), end, 0, [device(0)], devices)
+    whole = again(Job(replace(NEED, share=0.5)), end, 0, [device(0)], lambda: devices)
     assert whole
     assert whole.need.share == 1.0
-    larger = again(whole, end, 0, [device(0)], devices)
+    larger = again(whole, end, 0, [device(0)], lambda: devices)
     assert larger
     assert [d.id for d in devices if larger.need.fits(d)] == ["d1"]
     assert "ran out of GPU memory on GPU of 8 (8 GiB); ran again on a larger device" in larger.note
-    assert again(larger, end, 0, [device(1, gib=24)], devices) is None
+    assert again(larger, end, 0, [device(1, gib=24)], lambda: devices) is None
 
 
 # who comes next

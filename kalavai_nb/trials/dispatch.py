@@ -13,14 +13,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 from kalavai_nb.engine import Engine, Event
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
 from kalavai_nb.search.search import Search
-from kalavai_nb.state import Device, Need, TrialState
+from kalavai_nb.state import Need, TrialState
 from kalavai_nb.trials.judge import Job
+from kalavai_nb.trials.leases import Leases
 from kalavai_nb.trials.options import MapOptions
 from kalavai_nb.trials.orders import Function, Orders
 from kalavai_nb.trials.record import Record
@@ -55,13 +55,12 @@ class Dispatch:
         self._events: queue.Queue[Event] = queue.Queue()
         self._board = Board()
         self._results = Results(engine, options, record, search, verdicts, self._board, self._orders, self._events.put)
-        self._requests: dict[str, Need] = {}
-        self._devices: dict[str, Device] = {}
+        self._leases = Leases(engine, self._hear)
         self._asked_all = search is None
         self._stop_at: float | None = None
         self._answered, self._over = threading.Event(), threading.Event()
+        self._abandoned = self._ending = False
         self.error: Exception | None = None
-        self._waiting_for = ""
         self._thread = threading.Thread(target=self._drive, name="kalavai-sweep", daemon=True)
 
     # called by the sweep
@@ -84,7 +83,7 @@ class Dispatch:
 
     def abandon(self) -> None:
         """The pool is being closed: end without asking anything of it."""
-        self._over.set()
+        self._abandoned = True
 
     def join(self, seconds: float | None = None) -> None:
         self._thread.join(seconds)
@@ -108,7 +107,9 @@ class Dispatch:
         self._engine.listen("", self._hear)
         try:
             while self._is_busy():
-                self._ask()
+                most = self._options.max_parallel
+                room = len(self._trials) + 1 if most is None else most - len(self._board.slots)
+                self._leases.ask(self._wanted(), room, self._board.pace.fastest())
                 self._handle_events()
                 self._results.finish()
                 self._feed()
@@ -116,11 +117,13 @@ class Dispatch:
         except Exception as error:  # a search may be anybody's code; whatever it raises ends this run, not the notebook
             self.error = error
         finally:
+            self._ending = True
             with contextlib.suppress(PoolClosed):
                 self._give_back()
-            self._over.set()
             self._results.close(self.error)
+            self._over.set()
             self._answered.set()
+            self._trials.change({})  # wakes those who wait for the end
             self._draw(f"cut off: {self.error}" if self.error else self._record.trouble, True)
 
     def _note(self) -> str:
@@ -129,10 +132,10 @@ class Dispatch:
             return self._record.trouble
         if self._board.slots:
             return "" if self._results.began else "starting the first trials (with torch, that takes some seconds once)"
-        return f"waiting: {self._waiting_for}" if self._waiting_for else ""
+        return f"waiting: {self._leases.waiting_for}" if self._leases.waiting_for else ""
 
     def _is_busy(self) -> bool:
-        if self._over.is_set():
+        if self._abandoned:
             return False
         at_work = self._board.at_work or self._results.coming > 0
         if self._stop_at is not None:
@@ -141,9 +144,10 @@ class Dispatch:
 
     def _hear(self, event: Event) -> None:
         """On Dask's thread."""
-        if self._over.is_set() and event["kind"] == "grant":
-            self._engine.release([lease["id"] for lease in event["leases"]])
-        self._events.put(event)
+        if self._ending:
+            self._leases.decline(event)
+        else:
+            self._events.put(event)
 
     def _handle_events(self) -> None:
         """Wait for an event; handle it, and all that have come meanwhile."""
@@ -163,46 +167,27 @@ class Dispatch:
 
     # devices
 
-    def _ask(self) -> None:
-        """A request for each need of which more trials wait than slots can take."""
-        wanted = [] if self._stop_at is not None else self._wanted()
-        for request in [request for request, need in self._requests.items() if need not in wanted]:
-            del self._requests[request]
-            self._engine.cancel(request)
-        room = self._options.max_parallel is None or len(self._board.slots) < self._options.max_parallel
-        for need in wanted:
-            if room and need not in self._requests.values():
-                asked = replace(need, prefer=self._board.pace.fastest())
-                self._requests[self._engine.request(asked, self._hear)] = need
-
     def _wanted(self) -> list[Need]:
+        """What more trials need than the slots there are can take."""
+        if self._stop_at is not None:
+            return []
         needs = self._board.queue.needs()
         if self._need not in needs and (not self._asked_all or self._straggler(()) is not None):
             needs.append(self._need)
         return needs
 
     def _on_grant(self, event: Event) -> None:
-        need = self._requests.pop(event["request"], None)
-        self._engine.unlisten(event["request"], self._hear)
         self._answered.set()
-        self._waiting_for = ""
-        [lease] = event["leases"]
-        if need is None or self._stop_at is not None:
-            self._engine.release([lease["id"]])
-            return
-        if any(id not in self._devices for id in lease["devices"]):
-            self._devices = {device.id: device for device in self._engine.snapshot().devices}
-        devices = tuple(self._devices[id] for id in lease["devices"] if id in self._devices)
-        if len(devices) == len(lease["devices"]):
-            self._board.slots[lease["id"]] = Slot(lease["id"], devices, need)
+        slot = self._leases.grant(event)
+        if slot:
+            self._board.slots[slot.lease] = slot
 
     def _on_wait(self, event: Event) -> None:
         self._answered.set()
-        self._waiting_for = event["reason"]
+        self._leases.hear_reason(event)
 
     def _on_refused(self, event: Event) -> None:
-        need = self._requests.pop(event["request"], None)
-        error = (PoolClosed if event["error"] == "PoolClosed" else NotEnoughDevices)(event["text"])
+        need, error = self._leases.refusal(event)
         if need is None or need == self._need:
             raise error
         for index in self._board.queue.of(need):
@@ -215,20 +200,20 @@ class Dispatch:
 
     def _on_lost(self, event: Event) -> None:
         """A worker is gone: its trial that ran was cut off; those it had not begun simply wait again."""
+        self._leases.lose()
         for slot in [slot for slot in self._board.slots.values() if slot.worker == event["worker"]]:
             del self._board.slots[slot.lease]
-            self._devices = {}
             for index in slot.assigned:
                 self._results.lose(index, slot)
 
     def _release(self, slot: Slot) -> None:
         del self._board.slots[slot.lease]
-        self._engine.tell([(slot.worker, {"op": "kn_end_trials", "lease": slot.lease})])
-        self._engine.release([slot.lease])
+        self._leases.release(slot)
 
     def _give_back(self) -> None:
-        for request in self._requests:
-            self._engine.cancel(request)
+        while not self._events.empty():
+            self._leases.decline(self._events.get())
+        self._leases.ask([], 0, ())
         for slot in list(self._board.slots.values()):
             self._release(slot)
         self._orders.close(self._engine.snapshot().devices)
@@ -240,6 +225,8 @@ class Dispatch:
     def _feed(self) -> None:
         """Give each slot what it can take; give back those for which there is nothing."""
         for slot in list(self._board.slots.values()):
+            if slot.lease not in self._board.slots:
+                continue  # lost with another one
             room = 0 if slot.leaving or self._stop_at is not None else self._room(slot)
             given: list[int] = []
             while room > len(given) and (index := self._next(slot)) is not None:

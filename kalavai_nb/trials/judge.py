@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from kalavai_nb.state import Device, Need
@@ -31,12 +31,14 @@ class Job:
         return self.deaths + self.failures
 
 
-def again(job: Job, end: End, retries: int, ran_on: Sequence[Device], devices: Sequence[Device]) -> Job | None:
-    """The same trial to be tried again; None where this end is final."""
+def again(
+    job: Job, end: End, retries: int, ran_on: Sequence[Device], devices: Callable[[], Sequence[Device]]
+) -> Job | None:
+    """The same trial to be tried again; None where this end is final. ``devices`` says which there are."""
     if end["status"] == "lost":
         return replace(job, deaths=job.deaths + 1) if job.deaths < DEATHS else None
     if end.get("gpu_out_of_memory"):
-        return _with_more_memory(job, ran_on, devices)
+        return _with_more_memory(job, ran_on, devices())
     return replace(job, failures=job.failures + 1) if job.failures < retries else None
 
 

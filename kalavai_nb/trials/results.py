@@ -45,6 +45,8 @@ class Results:
         self._outcomes: dict[int, Outcome] = {}
         self._changes: dict[int, dict[str, Any]] = {}
         self._pruned: set[int] = set()
+        # told to stop: however they end after that, unless with a value, they have been stopped
+        self._told: set[int] = set()
         self._scored = False
         # whether any trial has begun in this run
         self.began = False
@@ -101,6 +103,7 @@ class Results:
             self._board.put(index, self._board.jobs[index])
 
     def tell_to_stop(self, slot: Slot, index: int, reason: str) -> None:
+        self._told.add(index)
         message = {"op": "kn_stop_trial", "lease": slot.lease, "index": index, "reason": reason}
         self._engine.tell([(slot.worker, message)])
 
@@ -131,10 +134,13 @@ class Results:
 
     def _on_report(self, item: Event, slot: Slot | None) -> None:
         index, step, metrics = item["index"], item["step"], item["metrics"]
+        if self._trials[index].state.is_finished():
+            return
         self._trials.add_report(index, Report(step, metrics))
         prune = bool(self._search and self._verdicts and self._search.report(index, step, metrics))
         if prune:
             self._pruned.add(index)
+            self._told.add(index)
         if slot and self._verdicts:
             verdict = {"op": "kn_answer", "lease": slot.lease, "index": index, "step": step}
             self._engine.tell([(slot.worker, {**verdict, "stop": PRUNED if prune else ""})])
@@ -196,10 +202,10 @@ class Results:
         fields |= {"directory": directory} if directory else {}
         if end["status"] == "ok":
             self._complete(index, end, slot, fields, value)
-        elif end["status"] == "stopped" or (end["status"] == "error" and end["ename"] == "KeyboardInterrupt"):
+        elif end["status"] == "stopped" or index in self._told:
             state = TrialState.PRUNED if index in self._pruned else TrialState.STOPPED
             self._outcomes[index] = Outcome({**fields, "state": state})
-        elif retry := again(job, end, self._options.retries, slot.devices, self._engine.snapshot().devices):
+        elif retry := again(job, end, self._options.retries, slot.devices, lambda: self._engine.snapshot().devices):
             self._changes[index] = {**fields, "state": TrialState.WAITING, "note": retry.note}
             self._board.put(index, retry)
         else:

@@ -262,7 +262,11 @@ class Sweep:
     def _begin(self, pool: HasEngine | None) -> None:
         assert self._launch is not None
         self._dispatch = self._launch(pool)
-        self._dispatch.start()
+        try:
+            self._dispatch.start()
+        except KeyboardInterrupt:
+            self.stop()
+            raise
 
     def _has(self, index: int) -> bool:
         """Whether there is such a trial, or will be."""

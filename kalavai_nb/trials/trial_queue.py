@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 
 from kalavai_nb.state import Need
 from kalavai_nb.trials.judge import Job
@@ -14,12 +15,15 @@ class TrialQueue:
     def __init__(self) -> None:
         self._heaps: dict[Need, list[tuple[int, int]]] = {}
         self._waiting: dict[int, Job] = {}
+        self._counts: Counter[Need] = Counter()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def put(self, index: int, job: Job) -> None:
+        self.take_out(index)
         self._waiting[index] = job
+        self._counts[job.need] += 1
         heapq.heappush(self._heaps.setdefault(job.need, []), (job.priority, index))
 
     def pop(self, need: Need) -> tuple[int, Job] | None:
@@ -29,12 +33,15 @@ class TrialQueue:
             _, index = heapq.heappop(heap)
             # one that was taken out, or put again with another need, has left its place here
             if index in self._waiting and self._waiting[index].need == need:
-                return index, self._waiting.pop(index)
+                job = self._waiting[index]
+                self.take_out(index)
+                return index, job
         self._heaps.pop(need, None)
         return None
 
     def take_out(self, index: int) -> None:
-        self._waiting.pop(index, None)
+        if job := self._waiting.pop(index, None):
+            self._counts[job.need] -= 1
 
     def of(self, need: Need) -> list[int]:
         """The trials that wait with this need."""
@@ -42,7 +49,7 @@ class TrialQueue:
 
     def needs(self) -> list[Need]:
         """What is waited for."""
-        return list(dict.fromkeys(job.need for job in self._waiting.values()))
+        return [need for need, count in self._counts.items() if count]
 
     def count(self, need: Need) -> int:
-        return len(self._heaps.get(need, ()))
+        return self._counts[need]

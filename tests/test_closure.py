@@ -24,6 +24,7 @@ from kalavai_nb.blobs import pack
 from kalavai_nb.closure.carried import carried, large
 from kalavai_nb.closure.culprit import why_not
 from kalavai_nb.closure.fingerprint import changed, config_key, fingerprint
+from kalavai_nb.closure.stale import stale_modules
 from notebook import Notebook
 
 pd = pytest.importorskip("pandas")
@@ -714,6 +715,31 @@ def test_a_try_block_that_ends_elsewhere_is_another_code() -> None:
     first = "def train(config):\n    try:\n        a()\n        b()\n    except KeyError:\n        c()\n"
     other = "def train(config):\n    try:\n        a()\n    except KeyError:\n        c()\n    else:\n        b()\n"
     assert changed(prints(first), prints(other)) == ["code"]
+
+
+def test_a_module_that_was_edited_after_its_import_is_stale(beside: Callable[..., Any]) -> None:
+    module = beside(
+        "edited_it", "FACTOR = 2\ndef scale(x):\n    return x * FACTOR\nclass Layer:\n    def f(self): return 1\n"
+    )
+    source = "import edited_it\ndef train(config):\n    return edited_it.scale(config)"
+    train = ran(source)["train"]
+    assert stale_modules(train) == []
+    beside(
+        "edited_it",
+        "# a comment\nFACTOR = 2\ndef scale(x):\n    return x * FACTOR\nclass Layer:\n    def f(self): return 1\n",
+        load=False,
+    )
+    assert stale_modules(train) == [], "comments change nothing"
+    beside(
+        "edited_it",
+        "FACTOR = 2\ndef scale(x):\n    return x + FACTOR\nclass Layer:\n    def f(self): return 1\n",
+        load=False,
+    )
+    assert stale_modules(train) == ["edited_it"]
+    assert stale_modules(module.Layer) == ["edited_it"]
+    assert stale_modules(len) == []
+    beside("edited_it", "def scale(x:", load=False)
+    assert stale_modules(train) == [], "whoever is in the middle of an edit knows"
 
 
 def test_a_module_beside_the_notebook_counts_by_its_file(beside: Callable[..., Any]) -> None:

@@ -134,7 +134,7 @@ class Digester:
         for name, value in vars(module).items():
             other = value if isinstance(value, types.ModuleType) else sys.modules.get(_module_name(value))
             if isinstance(value, (types.FunctionType, type)) and other is module:
-                own.append((name, _codes(value)))
+                own.append((name, codes_of(value)))
             elif other is not None and not is_installed(other):
                 others[other.__name__] = other
         return [_source(module), *map(self.digest, (own, others))]
@@ -204,7 +204,7 @@ def _may_have_docstring(code: types.CodeType) -> bool:
     return bool(code.co_flags & flag) and not code.co_name.startswith("<")
 
 
-def _codes(definition: Any) -> list[Any]:
+def codes_of(definition: Any) -> list[Any]:
     """The bytecode of a function, or of all functions in a class, by name."""
     functions = vars(definition) if isinstance(definition, type) else {"": definition}
     plain = {name: inspect.unwrap(getattr(value, "__func__", value)) for name, value in functions.items()}

@@ -14,6 +14,7 @@ from kalavai_nb.capture import human_bytes, pack_by_value
 from kalavai_nb.closure.carried import large
 from kalavai_nb.closure.culprit import why_not
 from kalavai_nb.closure.fingerprint import changed, fingerprint
+from kalavai_nb.closure.stale import stale_modules
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import OptionError, PoolClosed, SendError
 from kalavai_nb.search.search import Search, make_search
@@ -193,6 +194,10 @@ def _recall(search: Search, record: Record, before: Recorded | None, planned: in
 
 
 def _say_what_goes(fn: Callable[..., Any], function: Function, devices: tuple[Device, ...]) -> None:
+    for module in stale_modules(fn):
+        say(
+            f"{module} was edited after it was imported, and goes as it was imported; importlib.reload({module}) reads it"
+        )
     if function.packed.blob.total_bytes < SAY_FROM_BYTES:
         return
     names = ", ".join(f"{name} ({human_bytes(size)})" for name, size in large(fn, SAY_FROM_BYTES)[:5])

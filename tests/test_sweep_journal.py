@@ -102,6 +102,8 @@ def test_everything_is_there_after_a_restart_and_without_a_pool(pool: kn.Pool) -
     def work(config: dict[str, int], trial: kn.LiveTrial) -> dict[str, object]:
         print("hello", config["x"])
         trial.report(1, loss=0.5)
+        if config["x"] == 0:
+            trial.save({"weights": [1, 2, 3]})
         (trial.dir / "note").write_text("kept")
         if config["x"] == 1:
             raise KeyError("gone")
@@ -115,6 +117,9 @@ def test_everything_is_there_after_a_restart_and_without_a_pool(pool: kn.Pool) -
     assert isinstance(after[1].error, KeyError)
     assert "hello 1" in after[1].log
     assert after[0].reports == before[0].reports
+    assert after.checkpoint(0) == before.checkpoint(0) == {"weights": [1, 2, 3]}
+    with pytest.raises(SweepError, match="trial 2 has saved no checkpoint"):
+        after.checkpoint(2)
     assert Path(after[0].directory, "note").read_text() == "kept"
     assert list(after.table().columns) == list(before.table().columns)
     with pytest.raises(SweepError, match="1 of 3 trials of work have no value"):

@@ -141,10 +141,8 @@ def restored(journal: Journal, name: str) -> Sweep | None:
     if recorded is None:
         return None
     trials = TrialList(recorded.metrics[0] if len(recorded.metrics) == 1 else None, recorded.modes[0])
-    for entry in recorded.entries:
-        fields = {k: v for k, v in vars(entry.trial).items() if k not in ("index", "config")}
-        trials.append(entry.trial.config, **fields)
     record = Record(journal, recorded.id, trials)
+    record.show(recorded.entries)
     return Sweep(recorded.name, recorded.fn, record, metrics=recorded.metrics, modes=recorded.modes)
 
 
@@ -195,9 +193,7 @@ def _recall(search: Search, record: Record, before: Recorded | None, planned: in
 
 def _say_what_goes(fn: Callable[..., Any], function: Function, devices: tuple[Device, ...]) -> None:
     for module in stale_modules(fn):
-        say(
-            f"{module} was edited after it was imported, and goes as it was imported; importlib.reload({module}) reads it"
-        )
+        say(f"{module} was edited after its import, and goes as it was imported; importlib.reload({module}) reads it")
     if function.packed.blob.total_bytes < SAY_FROM_BYTES:
         return
     names = ", ".join(f"{name} ({human_bytes(size)})" for name, size in large(fn, SAY_FROM_BYTES)[:5])

@@ -46,6 +46,12 @@ class Record:
         """What earlier runs left. A config that is added later is then the trial that it was."""
         self._recorded = {(entry.key, entry.occurrence): entry for entry in entries}
 
+    def show(self, entries: Iterable[Entry]) -> None:
+        """The trials as the journal has them, to be looked at."""
+        for entry in entries:
+            self.trials.append(**{name: value for name, value in vars(entry.trial).items() if name != "index"})
+            self._entries.append(entry)
+
     def add(self, configs: Iterable[Any], *, only: bool = False) -> list[int]:
         """Trials for these configs, finished ones as they were; with ``only``, the sweep has no others.
 

@@ -109,6 +109,13 @@ class Sweep:
             self._dispatch.log_of(index) if self._dispatch and not self._dispatch.is_over else self._trials[index].log
         )
 
+    def checkpoint(self, index: int) -> Any:
+        """What a trial saved last with ``trial.save``. Raises SweepError where it saved nothing."""
+        content = self._record.checkpoint(range(len(self))[index])
+        if content is None:
+            raise SweepError(f"trial {index} has saved no checkpoint.")
+        return content.load()
+
     @property
     def study(self) -> Any:
         """The optuna.Study of this search, for Optuna's own plots and tools. Raises SweepError for a ``pool.map``."""

@@ -25,7 +25,10 @@ import kalavai_nb.worker.trial  # noqa: E402, F401
 # a broken torch must not keep a machine out of the pool: cells without torch still run there
 with contextlib.suppress(Exception):
     import torch.distributed
-    import torch.nn.parallel  # noqa: F401
+    import torch.nn.parallel
+
+    # each trial seeds it anew; the first time in a process it imports what takes 10 ms
+    torch.manual_seed(0)
 
 # objects that exist now are shared with every child; the collector must not write to their pages
 gc.freeze()

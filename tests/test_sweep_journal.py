@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import kalavai_nb as kn
-from kalavai_nb.errors import SweepError
+from kalavai_nb.errors import NotEnoughDevices, SendError, SweepError
 from kalavai_nb.state import TrialState
 from kalavai_nb.trials.journal import UNNAMED_KEPT, Journal, Unreadable
 from kalavai_nb.trials.launch import restored
@@ -176,6 +176,15 @@ def test_sweeps_without_a_name_are_kept_too_but_not_for_ever(pool: kn.Pool) -> N
     names = [name for name in Journal(Path.cwd() / ".kalavai").names() if name.startswith("passing-")]
     assert len(names) <= UNNAMED_KEPT
     assert again(names[-1])[0].value == UNNAMED_KEPT + 2
+
+
+def test_what_never_began_is_not_on_the_shelf(pool: kn.Pool) -> None:
+    names = list(kn.sweeps)
+    with pytest.raises(SendError):
+        pool.map(abs, [1, threading.Lock()], show=False)
+    with pytest.raises(NotEnoughDevices):
+        pool.map(abs, [1], gpus=9, name="nine", show=False)
+    assert set(kn.sweeps) <= set(names)
 
 
 def test_two_writers_at_once_do_no_harm(directory: Path) -> None:

@@ -16,12 +16,12 @@ from kalavai_nb.closure.culprit import why_not
 from kalavai_nb.closure.fingerprint import changed, fingerprint
 from kalavai_nb.closure.stale import stale_modules
 from kalavai_nb.engine import Engine
-from kalavai_nb.errors import OptionError, PoolClosed, SendError
+from kalavai_nb.errors import NotEnoughDevices, OptionError, PoolClosed, SendError
 from kalavai_nb.search.search import Search, make_search
 from kalavai_nb.state import Device, TrialState
 from kalavai_nb.trials.dispatch import Dispatch
 from kalavai_nb.trials.display import SweepDisplay
-from kalavai_nb.trials.journal import Journal, Recorded
+from kalavai_nb.trials.journal import Journal, Recorded, Unreadable
 from kalavai_nb.trials.options import MapOptions
 from kalavai_nb.trials.orders import Function
 from kalavai_nb.trials.record import Record
@@ -87,15 +87,6 @@ def launch(
     id, name = journal.begin(options.name, function.name, options.metrics, options.modes, code)
     options = replace(options, name=name)
     record = Record(journal, id, TrialList(options.metric, options.mode))
-    if before:
-        record.recall(before.entries)
-    if search:
-        _recall(search, record, before, planned)
-    else:
-        record.add(configs or [], only=True)
-    if options.show:
-        _say_what_goes(fn, function, engine.snapshot().devices)
-        _say_what_is_kept(function.name, name, record.trials, before, code)
 
     def begin(pool: HasEngine | None) -> Dispatch:
         connection = pool.engine if pool else engine
@@ -121,7 +112,22 @@ def launch(
         launch=begin,
         make_study=(lambda: study_of(search, proposal, options, record.trials)) if search and proposal else None,
     )
-    return sweep.start()
+    try:
+        if before:
+            record.recall(before.entries)
+        if search:
+            _recall(search, record, before, planned)
+        else:
+            record.add(configs or [], only=True)
+        if options.show:
+            _say_what_goes(fn, function, engine.snapshot().devices)
+            _say_what_is_kept(function.name, name, record.trials, before, code)
+        return sweep.start()
+    except (SendError, NotEnoughDevices):
+        # a sweep that never began is not worth a place on the shelf
+        if before is None:
+            journal.forget(name)
+        raise
 
 
 def study_of(search: Search, proposal: Proposal, options: MapOptions, trials: TrialList) -> Any:
@@ -185,7 +191,7 @@ def _recall(search: Search, record: Record, before: Recorded | None, planned: in
     """Go on with the trials of an earlier session: those that ended are known, the others run under their index."""
     if before is None:
         return
-    earlier = [entry.trial.config for entry in before.entries][:planned]
+    earlier = [e.trial.config for e in before.entries if not isinstance(e.trial.config, Unreadable)][:planned]
     for index in record.add(earlier, only=True):
         trial = record.trials[index]
         search.recall(trial) if trial.state.is_finished() else search.adopt(trial)

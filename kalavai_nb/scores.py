@@ -74,5 +74,5 @@ def _number(value: Any) -> float | None:
         return None
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except Exception:  # an array of several numbers, an integer beyond all floats, somebody's own type
         return None

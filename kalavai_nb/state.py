@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 import socket
 import uuid
 from dataclasses import asdict, dataclass, field
@@ -181,7 +182,12 @@ def brief(value: Any) -> str:
     """A config or a value in few characters: floats with five digits, dicts as ``name=value``."""
     if isinstance(value, dict):
         return ", ".join(f"{name}={brief(each)}" for name, each in value.items())[:200]
-    return f"{value:.5g}" if isinstance(value, float) else f"{value!r:.60}"
+    if isinstance(value, float):
+        return f"{value:.5g}"
+    try:
+        return reprlib.repr(value)[:60]
+    except Exception as error:  # its own code
+        return f"<{type(value).__name__} that cannot be shown: {type(error).__name__}>"
 
 
 def machine_id() -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import sqlite3
 import threading
 import time
@@ -15,7 +17,8 @@ import pytest
 import kalavai_nb as kn
 from kalavai_nb.errors import NotEnoughDevices, SendError, SweepError
 from kalavai_nb.state import TrialState
-from kalavai_nb.trials.journal import UNNAMED_KEPT, Journal, Unreadable
+from kalavai_nb.trials.entries import Unreadable
+from kalavai_nb.trials.journal import UNNAMED_KEPT, Journal
 from kalavai_nb.trials.launch import restored
 from kalavai_nb.trials.shelf import Shelf
 from notebook import Notebook
@@ -128,6 +131,64 @@ def test_everything_is_there_after_a_restart_and_without_a_pool(pool: kn.Pool) -
         after.resume()
 
 
+def test_a_checkpoint_on_its_way_does_not_wipe_the_value(pool: kn.Pool) -> None:
+    def work(config: int, trial: kn.LiveTrial) -> int:
+        for size in (1, 2_000_000):
+            trial.save(np.zeros(size))
+        return config * 10
+
+    assert pool.map(work, [1, 2, 3, 4], name="both", show=False).values == [10, 20, 30, 40]
+    after = again("both")
+    assert after.values == [10, 20, 30, 40]
+    assert [len(after.checkpoint(index)) for index in range(4)] == [2_000_000] * 4
+
+
+def test_checkpoints_are_whole_at_any_time(pool: kn.Pool) -> None:
+    def work(config: int, trial: kn.LiveTrial) -> None:
+        for size in range(200):
+            trial.save([0.0] * size)
+
+    sweep = pool.map(work, [0], name="torn", show=False)
+    sizes = []
+    while sweep.is_running:
+        with contextlib.suppress(SweepError):  # it has saved nothing yet
+            sizes.append(len(sweep.checkpoint(0)))
+    assert sweep.wait().checkpoint(0) == [0.0] * 199
+    assert sizes == sorted(sizes)
+    (id,) = sqlite3.connect(".kalavai/journal.db").execute("SELECT id FROM sweeps WHERE name='torn'").fetchone()
+    assert len(list(Path(".kalavai/files", str(id)).iterdir())) == 1, "the older ones are gone"
+
+
+def test_what_is_deleted_while_it_runs_is_noticed(
+    pool: kn.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    sweep = pool.map(lambda x: time.sleep(0.3) or x, range(6), name="deleted", show=False)
+    sweep[0]
+    kn.sweeps.journal.forget("deleted")
+    assert sweep.values == list(range(6))
+    assert "this sweep was deleted from it" in repr(sweep)
+    sweep = pool.map(lambda x: time.sleep(0.3) or x, range(6), name="deleted", show=False)
+    sweep[0]
+    shutil.rmtree(".kalavai")
+    assert sweep.values == list(range(6))
+    assert "was deleted): results are in this notebook's memory alone" in repr(sweep)
+    assert pool.map(abs, [-1], name="after it", show=False).values == [1]
+    assert again("after it").values == [1]
+
+
+def test_a_value_whose_file_is_gone_is_found_out_again(
+    pool: kn.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        assert [len(v) for v in pool.map(lambda n: bytes(n), [100_000, 3], name="files", show=False).values] == [
+            100_000,
+            3,
+        ]
+        shutil.rmtree(".kalavai/files")
+
+
 def test_large_values_are_files_and_small_ones_are_not(pool: kn.Pool, directory: Path) -> None:
     pool.map(lambda n: bytes(n), [100, 2_000_000, 500_000], name="sizes", show=False).wait()
     (id,) = (
@@ -167,7 +228,9 @@ def test_a_value_that_cannot_be_rebuilt_is_said_to_be_so(pool: kn.Pool, director
     assert "vanished_" in value.why
 
 
-def test_sweeps_without_a_name_are_kept_too_but_not_for_ever(pool: kn.Pool) -> None:
+def test_sweeps_without_a_name_are_kept_too_but_not_for_ever(pool: kn.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kalavai_nb.trials.journal.QUIET_SECONDS", 0.0)
+
     def passing(x: int) -> int:
         return x
 

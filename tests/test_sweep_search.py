@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import cloudpickle
@@ -74,7 +75,7 @@ def test_tpe_finds_what_is_good_and_its_study_is_optunas(pool: kn.Pool) -> None:
 def test_the_study_of_a_named_sweep_is_a_file_for_optunas_dashboard(pool: kn.Pool) -> None:
     pool.sweep(parabola, {"x": kn.uniform(0, 4)}, metric="loss", trials=5, name="seen, by all", show=False).wait()
     storage = optuna.storages.JournalStorage(
-        optuna.storages.journal.JournalFileBackend(".kalavai/studies/seen_by_all.log")
+        optuna.storages.journal.JournalFileBackend(str(next(Path(".kalavai/studies").glob("seen_by_all-*.log"))))
     )
     study = optuna.load_study(study_name="seen, by all", storage=storage)
     assert [trial.state.name for trial in study.trials] == ["COMPLETE"] * 5
@@ -133,6 +134,13 @@ def test_running_it_again_goes_on_where_it_was(pool: kn.Pool) -> None:
         assert all(trial.state is TrialState.COMPLETE for trial in second.trials)
         assert len({trial.config["x"] for trial in second.trials}) == 24
         assert len(second.study.trials) == 24
+
+
+def test_a_grid_that_has_grown_runs_what_is_new(pool: kn.Pool) -> None:
+    arguments: dict[str, Any] = {"metric": "loss", "search": "grid", "name": "grows", "show": False}
+    pool.sweep(parabola, {"x": [1, 2]}, **arguments).wait()
+    second = pool.sweep(parabola, {"x": [0, 1, 2]}, **arguments).wait()
+    assert [trial.config["x"] for trial in second.trials] == [1, 2, 0]
 
 
 def test_a_metric_that_is_never_returned_costs_one_trial(pool: kn.Pool) -> None:

@@ -379,6 +379,142 @@ def test_best_says_what_was_wrong_with_the_metric(pool: kn.Pool) -> None:
     assert nan.best.index == 2, "NaN is never best"
 
 
+def test_a_stopped_trial_can_clean_up(pool: kn.Pool, tmp_path: Path) -> None:
+    begun, ended = str(tmp_path / "begun"), str(tmp_path / "ended")
+
+    def work(config: int) -> None:
+        try:
+            Path(begun).touch()
+            time.sleep(60)
+        finally:
+            Path(ended).touch()
+
+    sweep = pool.map(work, [0], show=False)
+    while not Path(begun).exists():
+        time.sleep(0.01)
+    began = time.monotonic()
+    sweep.stop()
+    assert time.monotonic() - began < 4, "it was interrupted, not killed after 5 s"
+    assert Path(ended).exists()
+    assert sweep[0].state is TrialState.STOPPED
+
+
+def test_many_sweeps_at_once_all_get_on(pool: kn.Pool) -> None:
+    def work(config: int) -> int:
+        time.sleep(0.1)
+        return config
+
+    sweeps = [pool.map(work, range(6), gpus=gpus, show=False) for gpus in (1, 0.5, 2, 1)]
+    assert [sweep.values for sweep in sweeps] == [list(range(6))] * 4
+
+
+def test_what_a_trial_does_to_its_process_does_not_reach_the_next(pool: kn.Pool) -> None:
+    import sys
+
+    def work(config: int) -> tuple[str, str | None]:
+        found = os.getcwd(), os.environ.get("LEFT_BEHIND")
+        os.chdir("/")
+        os.environ["LEFT_BEHIND"] = "yes"
+        if config % 3 == 0:
+            sys.stdout.close()
+        if config % 3 == 1:
+            sys.stdout = None  # type: ignore[assignment]
+        return found
+
+    assert set(pool.map(work, range(9), isolate=False, show=False).values) == {(os.getcwd(), None)}
+
+
+def test_errors_that_cannot_be_printed_are_errors_all_the_same(pool: kn.Pool) -> None:
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise RuntimeError("no text")
+
+    def work(config: int) -> None:
+        raise ValueError("\udcff") if config else Odd
+
+    sweep = pool.map(work, [0, 1], show=False).wait()
+    assert [type(trial.error).__name__ for trial in sweep.trials] == ["Odd", "ValueError"]
+    assert len(sweep.table()) == 2
+    assert "2 failed" in repr(sweep)
+
+
+def test_configs_that_cannot_be_shown_are_run_all_the_same(pool: kn.Pool) -> None:
+    class Silent:
+        def __repr__(self) -> str:
+            raise RuntimeError("no text")
+
+    sweep = pool.map(lambda config: 10**400 if config else 1, [Silent(), None], show=False)
+    assert sweep.values == [10**400, 1]
+    assert "Silent instance" in repr(sweep[0])
+
+
+def test_links_in_a_trials_directory_stay_behind_and_the_value_comes_home(pool: kn.Pool) -> None:
+    def work(config: int, trial: kn.LiveTrial) -> float:
+        (trial.dir / "run").mkdir()
+        os.symlink(str(trial.dir / "run"), trial.dir / "latest")
+        os.mkfifo(trial.dir / "pipe")
+        (trial.dir / "kept").touch()
+        return 0.93
+
+    sweep = pool.map(work, [0], show=False)
+    assert sweep.values == [0.93]
+    assert sorted(os.listdir(sweep[0].directory)) == ["kept", "run"]
+
+
+def test_configs_are_never_lost_between_two_runs(pool: kn.Pool) -> None:
+    sweep = pool.map(abs, [0], show=False)
+    for number in range(60):
+        sweep.add([-number])
+        time.sleep(0.003 * (number % 7))  # so that some meet the end of a run
+    assert sweep.values == [0, *range(60)]
+
+
+def test_an_index_that_is_not_there_gets_a_sentence(pool: kn.Pool) -> None:
+    sweep = pool.map(lambda x: time.sleep(0.5), [0], show=False)
+    for ask in (sweep.stop, sweep.log, sweep.checkpoint):
+        with pytest.raises(IndexError, match="there is no trial 9: they are numbered from 0 to 0"):
+            ask(9)
+    assert sweep.values == [None]
+
+
+def test_a_second_copy_that_fails_is_not_tried_again_and_again(pool: kn.Pool, tmp_path: Path) -> None:
+    def alone(config: int) -> int:
+        os.close(os.open(tmp_path / f"lock-{config}", os.O_CREAT | os.O_EXCL))
+        time.sleep(3 if config == 0 else 0.2)
+        return config
+
+    sweep = pool.map(alone, range(6), repeatable=True, show=False)
+    assert sweep.values == list(range(6))
+    assert sweep[0].attempts <= 2
+
+
+def test_names_of_values_do_not_hide_the_tables_own(pool: kn.Pool) -> None:
+    table = pool.map(lambda x: {"state": 1, "lr": 2}, [{"lr": 3, "error": 4}], show=False).wait().table()
+    assert table.loc[0].to_dict() | {"seconds": 0, "device": ""} == {
+        "state": "COMPLETE", "config.lr": 3, "config.error": 4, "value.state": 1, "lr": 2,
+        "seconds": 0, "device": "", "attempts": 1, "error": "",
+    }  # fmt: skip
+
+
+def test_reports_from_several_threads_each_get_their_verdict(pool: kn.Pool) -> None:
+    def train(config: dict[str, int], trial: kn.LiveTrial) -> float:
+        import threading
+
+        def say(first: int) -> None:
+            for step in range(first, 40, 2):
+                trial.report(step, loss=1.0)
+
+        threads = [threading.Thread(target=say, args=(first,)) for first in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return 1.0
+
+    sweep = pool.sweep(train, {"a": [1]}, metric="loss", search="grid", stop="median", show=False)
+    assert sweep.values == [1.0]
+
+
 def test_a_waiting_cell_and_another_sweep_get_their_turn(notebook: Notebook) -> None:
     notebook.ok("import kalavai_nb as kn, time\npool = kn.Pool(devices=2, quiet=True)\nkn.current_pool()")
     notebook.ok("long = pool.map(lambda x: time.sleep(0.3), range(60), show=False)\nlong[0]")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import random
 import secrets
@@ -84,18 +85,32 @@ class GridSearch(_ByIndex):
     def __init__(self, space: Space, *, start: Sequence[dict[str, Any]] = (), trials: int | None = None) -> None:
         super().__init__(start, trials)
         self._space, self._size = space, space.grid_size
-        self._taken = sorted({space.grid_position(config) for config in start})
+        self._taken = {space.grid_position(config) for config in start}
+        self._proposed: dict[int, int] = {}
+        self._next = 0
 
     @property
     def size(self) -> int:
         there = self._size - len(self._taken) + len(self._start)
         return there if self._trials is None else min(self._trials, there)
 
+    def recall(self, trial: Trial) -> None:
+        # the grid may have grown or shrunk since: what was tried is known by its config, not by its number
+        with contextlib.suppress(OptionError, LookupError):
+            self._taken.add(self._space.grid_position(self._space.check(trial.config)))
+
+    def adopt(self, trial: Trial) -> None:
+        self.recall(trial)
+
     def _propose(self, index: int) -> dict[str, Any] | None:
-        position = index - len(self._start)
-        for taken in self._taken:
-            position += taken <= position
-        return self._space.grid_config(position) if position < self._size else None
+        if index not in self._proposed:
+            while self._next in self._taken:
+                self._next += 1
+            if self._next >= self._size:
+                return None
+            self._proposed[index] = self._next
+            self._next += 1
+        return self._space.grid_config(self._proposed[index])
 
 
 class RandomSearch(_ByIndex):

@@ -60,6 +60,10 @@ class Dispatch:
         self._stop_at: float | None = None
         self._answered, self._over = threading.Event(), threading.Event()
         self._abandoned = self._ending = False
+        # whether it takes no more trials; changed behind the gate, so that none falls between two runs
+        self.is_ending = False
+        self._gate = threading.Lock()
+        self._copied: set[int] = set()
         self.error: Exception | None = None
         self._thread = threading.Thread(target=self._drive, name="kalavai-sweep", daemon=True)
 
@@ -73,12 +77,17 @@ class Dispatch:
         if isinstance(self.error, NotEnoughDevices):
             raise self.error
 
-    def more(self, indices: list[int]) -> None:
-        """These trials wait to be run."""
-        self._events.put({"kind": "more", "indices": indices})
+    def more(self, indices: list[int]) -> bool:
+        """These trials wait to be run. False where this run is about to end, and does not take them."""
+        with self._gate:
+            if not self.is_ending:
+                self._events.put({"kind": "more", "indices": indices})
+            return not self.is_ending
 
     def stop(self, index: int | None = None) -> None:
         """Tell a trial to end, or all; those that have not after 5 s are killed. A second call kills them at once."""
+        with self._gate:
+            self.is_ending = self.is_ending or index is None
         self._events.put({"kind": "stop", "index": index})
 
     def abandon(self) -> None:
@@ -106,7 +115,7 @@ class Dispatch:
         self._engine.listen(self._run, self._hear)
         self._engine.listen("", self._hear)
         try:
-            while self._is_busy():
+            while self._goes_on():
                 most = self._options.max_parallel
                 room = len(self._trials) + 1 if most is None else most - len(self._board.slots)
                 self._leases.ask(self._wanted(), room, self._board.pace.fastest())
@@ -117,7 +126,8 @@ class Dispatch:
         except Exception as error:  # a search may be anybody's code; whatever it raises ends this run, not the notebook
             self.error = error
         finally:
-            self._ending = True
+            with self._gate:
+                self._ending = self.is_ending = True
             with contextlib.suppress(PoolClosed):
                 self._give_back()
             self._results.close(self.error)
@@ -133,6 +143,12 @@ class Dispatch:
         if self._board.slots:
             return "" if self._results.began else "starting the first trials (with torch, that takes some seconds once)"
         return f"waiting: {self._leases.waiting_for}" if self._leases.waiting_for else ""
+
+    def _goes_on(self) -> bool:
+        with self._gate:
+            busy = self._is_busy()
+            self.is_ending = self.is_ending or not busy
+        return busy
 
     def _is_busy(self) -> bool:
         if self._abandoned:
@@ -196,7 +212,7 @@ class Dispatch:
 
     def _on_yield(self, event: Event) -> None:
         if slot := self._board.slots.get(event["lease"]):
-            slot.leaving = True
+            slot.wanted = True
 
     def _on_lost(self, event: Event) -> None:
         """A worker is gone: its trial that ran was cut off; those it had not begun simply wait again."""
@@ -227,12 +243,13 @@ class Dispatch:
         for slot in list(self._board.slots.values()):
             if slot.lease not in self._board.slots:
                 continue  # lost with another one
-            room = 0 if slot.leaving or self._stop_at is not None else self._room(slot)
+            room = 0 if slot.is_leaving or self._stop_at is not None else self._room(slot)
             given: list[int] = []
             while room > len(given) and (index := self._next(slot)) is not None:
                 given.append(index)
             if given:
                 slot.assigned += given
+                slot.fed = True
                 try:
                     self._orders.give(slot, self._record, given)
                 except PoolClosed:
@@ -259,12 +276,14 @@ class Dispatch:
                 self._board.jobs[index] = Job(self._need)
                 return index
         if found is None:
-            return self._straggler([slot.devices[0]]) if not slot.assigned and slot.need == self._need else None
+            late = self._straggler(slot.devices) if not slot.assigned and slot.need == self._need else None
+            self._copied |= {late} if late is not None else set()
+            return late
         index, self._board.jobs[index] = found
         return index
 
     def _straggler(self, elsewhere: Any) -> int | None:
-        """The trial that has run longest, far longer than most, and that may run a second time elsewhere."""
+        """The trial that has run longest, far longer than most, and that may run a second time elsewhere, once."""
         if not self._options.repeatable or len(self._board.queue) or not self._asked_all:
             return None
         now, running = time.time(), [(slot, index) for slot in self._board.slots.values() for index in slot.assigned]
@@ -273,6 +292,7 @@ class Dispatch:
             (self._trials[index].started or now, index)
             for slot, index in running
             if counts.count(index) == 1
+            and index not in self._copied
             and not set(slot.devices) & set(elsewhere)
             and self._results.is_running(index, slot)
         ]

@@ -13,24 +13,25 @@ import shutil
 import sqlite3
 import threading
 import time
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from kalavai_nb.state import Report, Trial, TrialState
 from kalavai_nb.trials.content import Content
-from kalavai_nb.trials.end import End, error_of
+from kalavai_nb.trials.end import error_of
+from kalavai_nb.trials.entries import Entry, Recorded, loaded, squeezed, unsqueezed
 
 FILE_FROM_BYTES = 1 << 16
 BUSY_SECONDS = 60.0
 # sweeps without a name of their own that are kept
 UNNAMED_KEPT = 20
+QUIET_SECONDS = 3600.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sweeps (
-    id INTEGER PRIMARY KEY, name TEXT UNIQUE, named INTEGER, fn TEXT, began REAL, metrics TEXT, modes TEXT, code TEXT
+    id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, named INTEGER, fn TEXT, began REAL, written REAL,
+    metrics TEXT, modes TEXT, code TEXT
 );
 CREATE TABLE IF NOT EXISTS trials (
     sweep INTEGER, key TEXT, occurrence INTEGER, position INTEGER, state TEXT, seconds REAL, device TEXT,
@@ -43,42 +44,6 @@ CREATE INDEX IF NOT EXISTS by_position ON trials (sweep, position);
 """
 
 
-@dataclass(frozen=True)
-class Unreadable:
-    """Stands for a value that was recorded but cannot be rebuilt here, since what it is made of is gone."""
-
-    why: str
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What the journal has of one trial: ``key`` and ``occurrence`` say which config of the sweep it is about.
-
-    ``value`` and ``end`` (of a failed one) are the outcome as it came; ``checkpoint`` is what it saved last.
-    """
-
-    key: str
-    occurrence: int
-    trial: Trial
-    config: Content
-    value: Content | None = None
-    end: End = field(default_factory=dict)
-    checkpoint: Content | None = None
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A sweep as the journal has it."""
-
-    id: int
-    name: str
-    fn: str
-    metrics: tuple[str, ...]
-    modes: tuple[str, ...]
-    code: dict[str, str]
-    entries: list[Entry]
-
-
 class Journal:
     """The journal in one directory. Used from several threads."""
 
@@ -88,19 +53,20 @@ class Journal:
         directory.mkdir(parents=True, exist_ok=True)
         if not (ignore := directory / ".gitignore").exists():
             ignore.write_text("*\n")
-        self._db = sqlite3.connect(
-            directory / "journal.db", timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-        )
+        self._path = directory / "journal.db"
+        self._db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # a commit outlives this process, however that ends, and costs no wait for the disk
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=NORMAL")
         with self._transaction():
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 self._db.execute(statement)
+        self._inode = self._path.stat().st_ino
 
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
+    @property
+    def is_there(self) -> bool:
+        """Whether what is written can be found again: its file has not been deleted."""
+        return self._path.exists() and self._path.stat().st_ino == self._inode
 
     # sweeps
 
@@ -108,7 +74,8 @@ class Journal:
         self, name: str | None, fn: str, metrics: Iterable[str], modes: Iterable[str], code: dict[str, str]
     ) -> tuple[int, str]:
         """(id, name) of a sweep to write to: the one with this name, or a new one named after its function."""
-        fields = (fn, time.time(), json.dumps(list(metrics)), json.dumps(list(modes)), json.dumps(code))
+        now = time.time()
+        fields = (fn, now, now, json.dumps(list(metrics)), json.dumps(list(modes)), json.dumps(code))
         with self._transaction():
             if name is None:
                 self._forget_oldest()
@@ -117,9 +84,10 @@ class Journal:
             else:
                 chosen = name
             self._db.execute(
-                "INSERT INTO sweeps (name, named, fn, began, metrics, modes, code) VALUES (?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (name) DO UPDATE SET fn=excluded.fn, began=excluded.began, metrics=excluded.metrics, "
-                "modes=excluded.modes, code=excluded.code",
+                "INSERT INTO sweeps (name, named, fn, began, written, metrics, modes, code) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (name) DO UPDATE SET fn=excluded.fn, "
+                "began=excluded.began, written=excluded.written, metrics=excluded.metrics, modes=excluded.modes, "
+                "code=excluded.code",
                 (chosen, name is not None, *fields),
             )
             (id,) = self._db.execute("SELECT id FROM sweeps WHERE name = ?", (chosen,)).fetchone()
@@ -186,11 +154,21 @@ class Journal:
         """What became of these trials."""
         rows = [self._row(sweep, entry) for entry in entries]
         with self._transaction():
-            self._db.executemany(
+            self._update(
                 "UPDATE trials SET state=?, seconds=?, device=?, attempts=?, started=?, note=?, directory=?, error=?, "
-                "log=?, reports=?, value=?, value_sizes=?, checkpoint=?, checkpoint_sizes=? "
-                "WHERE sweep=? AND key=? AND occurrence=?",
+                "log=?, reports=?, value=?, value_sizes=? WHERE sweep=? AND key=? AND occurrence=?",
+                sweep,
                 rows,
+            )
+
+    def write_checkpoint(self, sweep: int, entry: Entry) -> None:
+        """What this trial saved last."""
+        kept = self._kept(sweep, entry, "checkpoint", entry.checkpoint)
+        with self._transaction():
+            self._update(
+                "UPDATE trials SET checkpoint=?, checkpoint_sizes=? WHERE sweep=? AND key=? AND occurrence=?",
+                sweep,
+                [(*kept, sweep, entry.key, entry.occurrence)],
             )
 
     # inside
@@ -207,12 +185,24 @@ class Journal:
                 raise
             self._db.execute("COMMIT")
 
+    def _update(self, statement: str, sweep: int, rows: list[tuple[Any, ...]]) -> None:
+        """Change rows that are there. Raises sqlite3.Error where they are not, or nobody will ever read them."""
+        if not self.is_there:
+            raise sqlite3.OperationalError(f"{self._path} was deleted")
+        if self._db.executemany(statement, rows).rowcount < len(rows):
+            raise sqlite3.OperationalError("this sweep was deleted from it")
+        self._db.execute("UPDATE sweeps SET written = ? WHERE id = ?", (time.time(), sweep))
+
     def _files(self, sweep: int) -> Path:
         return self.directory / "files" / str(sweep)
 
     def _forget_oldest(self) -> None:
-        rows = self._db.execute("SELECT id FROM sweeps WHERE NOT named ORDER BY began DESC, id DESC").fetchall()
-        for found in rows[UNNAMED_KEPT - 1 :]:
+        rows = self._db.execute(
+            "SELECT id, written FROM sweeps WHERE NOT named ORDER BY began DESC, id DESC"
+        ).fetchall()
+        # what was written to lately may still run, here or in another notebook
+        old = [(id,) for id, written in rows[UNNAMED_KEPT - 1 :] if time.time() - written > QUIET_SECONDS]
+        for found in old:
             self._db.execute("DELETE FROM trials WHERE sweep = ?", found)
             self._db.execute("DELETE FROM sweeps WHERE id = ?", found)
             shutil.rmtree(self._files(found[0]), ignore_errors=True)
@@ -240,11 +230,10 @@ class Journal:
             trial.started,
             trial.note,
             trial.directory,
-            _squeezed(json.dumps(entry.end) if entry.end else ""),
-            _squeezed(trial.log),
-            _squeezed(json.dumps(reports) if reports else ""),
+            squeezed(json.dumps(entry.end) if entry.end else ""),
+            squeezed(trial.log),
+            squeezed(json.dumps(reports) if reports else ""),
             *self._kept(sweep, entry, "value", entry.value),
-            *self._kept(sweep, entry, "checkpoint", entry.checkpoint),
             sweep,
             entry.key,
             entry.occurrence,
@@ -252,22 +241,22 @@ class Journal:
 
     def _entry(self, index: int, row: dict[str, Any]) -> Entry:
         state = TrialState(row["state"])
-        end = json.loads(_text(row["error"]) or "{}")
+        end = json.loads(unsqueezed(row["error"]) or "{}")
         contents = {name: self._content(row, name) for name in ("config", "value", "checkpoint")}
         trial = Trial(
             index,
             state if state.is_finished() else TrialState.STOPPED,
-            _loaded(contents["config"]),
-            _loaded(contents["value"]),
+            loaded(contents["config"]),
+            loaded(contents["value"]),
             error_of(end) if end else None,
             row["seconds"],
             row["device"] or "",
             row["attempts"] or 0,
-            _text(row["log"]),
+            unsqueezed(row["log"]),
             row["started"],
-            tuple(Report(step, metrics) for step, metrics in json.loads(_text(row["reports"]) or "[]")),
+            tuple(Report(step, metrics) for step, metrics in json.loads(unsqueezed(row["reports"]) or "[]")),
             row["directory"] or "",
-            row["note"] or "",
+            row["note"] or ("" if row["position"] is not None else "not among the configs of the last run"),
         )
         config = contents["config"] or Content(())
         value, checkpoint = contents["value"], contents["checkpoint"]
@@ -283,21 +272,3 @@ class Journal:
             if isinstance(kept, bytes)
             else Content(sizes, file=str(self._files(row["sweep"]) / kept))
         )
-
-
-def _loaded(content: Content | None) -> Any:
-    """The value, or what stands for one that cannot be rebuilt here."""
-    if content is None:
-        return None
-    try:
-        return content.load()
-    except Exception as error:  # whatever its own code raises: the rest of the sweep is still worth having
-        return Unreadable(f"{type(error).__name__}: {error}")
-
-
-def _squeezed(text: str) -> bytes | None:
-    return zlib.compress(text.encode()) if text else None
-
-
-def _text(squeezed: bytes | None) -> str:
-    return zlib.decompress(squeezed).decode() if squeezed else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from kalavai_nb.search.search import Search, make_search
 from kalavai_nb.state import Device, TrialState
 from kalavai_nb.trials.dispatch import Dispatch
 from kalavai_nb.trials.display import SweepDisplay
-from kalavai_nb.trials.journal import Journal, Recorded, Unreadable
+from kalavai_nb.trials.entries import Recorded, Unreadable
+from kalavai_nb.trials.journal import Journal
 from kalavai_nb.trials.options import MapOptions
 from kalavai_nb.trials.orders import Function
 from kalavai_nb.trials.record import Record
@@ -47,7 +49,8 @@ class Proposal:
 
         That of a named sweep keeps its study in a file in ``directory``, where optuna-dashboard can look at it.
         """
-        file = re.sub(r"[^\w-]+", "_", options.name) if options.name else ""
+        name = options.name or ""
+        file = f"{re.sub(r'[^A-Za-z0-9-]+', '_', name)[:60]}-{zlib.crc32(name.encode()):08x}" if name else ""
         return make_search(
             self.space,
             search=self.search,
@@ -92,7 +95,7 @@ def launch(
         connection = pool.engine if pool else engine
         if connection.closed:
             raise PoolClosed("the pool of this sweep is gone. Open another one: pool = kn.Pool(); sweep.resume(pool).")
-        title = function.name if name.startswith(f"{function.name}-") else f"{name} ({function.name})"
+        title = name if name.startswith(f"{function.name}-") else f"{name} ({function.name})"
         display = SweepDisplay(title, record.trials, options.metrics) if options.show else None
 
         def draw(note: str, last: bool) -> None:
@@ -159,8 +162,7 @@ def read_function(fn: Callable[..., Any]) -> Function:
     name = getattr(fn, "__name__", type(fn).__name__).strip("<>")
     wants_trial = takes_trial(fn)
     try:
-        # under a name of its own, so that forgetting it after the sweep takes it from no other
-        return Function(name, pack_by_value(fn).renamed(), wants_trial)
+        return Function(name, pack_by_value(fn), wants_trial)
     except Exception as error:
         raise SendError(f"{name} cannot be sent to the pool: {why_not(fn, error)}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -197,6 +198,10 @@ class SweepMethods:
     ) -> Sweep:
         self.check()
         sweeps.stop_if_running(options.name)
-        sweep = launch(self.engine, sweeps.journal, fn, options, configs=configs, proposal=proposal)
+        try:
+            sweep = launch(self.engine, sweeps.journal, fn, options, configs=configs, proposal=proposal)
+        except (OSError, sqlite3.Error) as error:
+            journal = sweeps.substitute(error)
+            sweep = launch(self.engine, journal, fn, options, configs=configs, proposal=proposal)
         sweeps.add(sweep)
         return sweep

@@ -41,11 +41,13 @@ class Orders:
     def __init__(self, engine: Engine, run: str, function: Function, options: MapOptions, verdicts: bool) -> None:
         self._engine, self._run, self._function, self._options = engine, run, function, options
         self._verdicts = verdicts
+        # under a name of its own in each run, so that forgetting it takes it from no other
+        self._content = function.packed.renamed()
         self._placed: dict[int, list[tuple[str, tuple[Device, ...]]]] = {}
 
     def give(self, slot: Slot, record: Record, indices: Iterable[int]) -> None:
         """Hand these trials to a slot. Raises PoolClosed where its worker is gone."""
-        self._engine.place([self._function.packed], slot.devices)
+        self._engine.place([self._content], slot.devices)
         options = {"isolate": self._options.isolate, "timeout_seconds": self._options.timeout_seconds}
         message = {
             "op": "kn_trials",
@@ -68,10 +70,10 @@ class Orders:
         """Let machines forget the function."""
         for index in list(self._placed):
             self.clean_up(index)
-        self._engine.drop([self._function.packed.blob.digest], devices)
+        self._engine.drop([self._content.blob.digest], devices)
 
     def _order(self, slot: Slot, record: Record, index: int) -> Message:
-        blob = self._function.packed.blob
+        blob = self._content.blob
         attempt = record.trials[index].attempts + 1
         checkpoint = record.checkpoint(index)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +19,8 @@ from kalavai_nb.errors import SendError
 from kalavai_nb.state import TrialState
 from kalavai_nb.trials.content import Content
 from kalavai_nb.trials.end import End
-from kalavai_nb.trials.journal import Entry, Journal
+from kalavai_nb.trials.entries import Entry, Unreadable
+from kalavai_nb.trials.journal import Journal
 from kalavai_nb.trials.trial_list import TrialList
 
 
@@ -65,7 +67,9 @@ class Record:
             occurrence = self._met[key]
             self._met[key] += 1
             found = self._recorded.get((key, occurrence))
-            trial = self.trials.append(config, **(_kept(found) if found else {}))
+            # what the caller does to it later does not change what was run
+            own = copy.copy(config) if isinstance(config, (dict, list)) else config
+            trial = self.trials.append(own, **(_kept(found) if found else {}))
             checkpoint = found.checkpoint if found else None
             self._entries.append(Entry(key, occurrence, trial, content, checkpoint=checkpoint))
         indices = list(range(start, len(self._entries)))
@@ -81,11 +85,13 @@ class Record:
 
     def keep_checkpoint(self, index: int, checkpoint: Content) -> None:
         """This is what the trial saved last."""
-        self._entries[index] = entry = replace(
-            self._entries[index], checkpoint=checkpoint, trial=replace(self.trials[index])
-        )
+        before = self._entries[index].checkpoint
+        self._entries[index] = entry = replace(self._entries[index], checkpoint=checkpoint)
         with self._noting_trouble():
-            self.journal.write(self.sweep, [entry])
+            self.journal.write_checkpoint(self.sweep, entry)
+            # only now, so that there is a whole one at any time
+            if before:
+                Path(before.file).unlink(missing_ok=True)
 
     def config(self, index: int) -> Content:
         """The config of a trial, pickled."""
@@ -123,7 +129,8 @@ def _content(number: int, config: Any) -> Content:
 def _kept(entry: Entry) -> dict[str, Any]:
     """The fields of a trial that need not run again; nothing of one that must."""
     trial = entry.trial
-    if trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
+    gone = isinstance(trial.value, Unreadable) and trial.value.file_is_gone
+    if gone or trial.state not in (TrialState.COMPLETE, TrialState.PRUNED):
         return {}
     names = ("state", "value", "seconds", "device", "attempts", "log", "started", "reports", "directory", "note")
     return {name: getattr(trial, name) for name in names}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 from kalavai_nb.engine import Engine, Event
@@ -21,6 +22,7 @@ from kalavai_nb.trials.orders import Orders
 from kalavai_nb.trials.record import Outcome, Record
 from kalavai_nb.trials.slots import Board, Slot
 
+NOTHING: Mapping[str, str] = MappingProxyType({})
 PRUNED, STOPPED, OVERTAKEN = "pruned", "the sweep was stopped", "another attempt was faster"
 
 
@@ -48,6 +50,7 @@ class Results:
         # told to stop: however they end after that, unless with a value, they have been stopped
         self._told: set[int] = set()
         self._scored = False
+        self._coming_home: set[int] = set()
         # whether any trial has begun in this run
         self.began = False
 
@@ -151,11 +154,16 @@ class Results:
 
     def _on_end(self, item: End, slot: Slot | None) -> None:
         index = item["index"]
-        if slot is None or self._trials[index].state.is_finished():
+        if slot is None:
+            return
+        mine = index in slot.assigned
+        if mine:
+            slot.assigned.remove(index)
+        # decided already, or by another attempt; one that was taken away and ended well all the same counts
+        decided = index in self._outcomes or index in self._coming_home or self._trials[index].state.is_finished()
+        if decided or not (mine or item["status"] == "ok"):
             return
         self._orders.clean_up(index)
-        if index in slot.assigned:
-            slot.assigned.remove(index)
         if self._state(index) is TrialState.WAITING:
             self._on_began(item, slot)
         others = self._board.copies(index)
@@ -165,6 +173,7 @@ class Results:
             self.tell_to_stop(other, index, OVERTAKEN)
             other.assigned.remove(index)
         if ("value" in item and "inline" not in item["value"]) or "files" in item:
+            self._coming_home.add(index)
             self._homecoming.bring_outcome(index, slot.devices[0], {**item, "slot": slot})
         else:
             self._decide(index, item, slot)
@@ -173,11 +182,13 @@ class Results:
 
     def _on_home(self, event: Event) -> None:
         end, slot = event["end"], event["end"].pop("slot")
+        self._coming_home.discard(event["index"])
         if "lost" in event:
             lost = f"what it left on {slot} could not be brought home: {event['lost']}"
             self._decide(event["index"], {**end, "status": "lost", "how": lost}, slot)
         else:
-            self._decide(event["index"], end, slot, event.get("value"), event.get("directory", ""))
+            left: dict[str, str] = {name: event[name] for name in ("directory", "note") if name in event}
+            self._decide(event["index"], end, slot, event.get("value"), left)
 
     def _on_checkpoint(self, event: Event) -> None:
         index = event["index"]
@@ -194,12 +205,13 @@ class Results:
 
     # deciding
 
-    def _decide(self, index: int, end: End, slot: Slot, value: Content | None = None, directory: str = "") -> None:
+    def _decide(
+        self, index: int, end: End, slot: Slot, value: Content | None = None, left: Mapping[str, str] = NOTHING
+    ) -> None:
         """Over, or again."""
         job = self._board.jobs[index]
         began = self._changes.pop(index, {})
-        fields = {**began, "log": end.get("log", ""), "seconds": end.get("seconds"), "note": job.note}
-        fields |= {"directory": directory} if directory else {}
+        fields = {**began, "log": end.get("log", ""), "seconds": end.get("seconds"), "note": job.note, **left}
         if end["status"] == "ok":
             self._complete(index, end, slot, fields, value)
         elif end["status"] == "stopped" or index in self._told:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -26,12 +28,21 @@ class Shelf(Mapping[str, Sweep]):
     def journal(self) -> Journal:
         """The journal of the directory that the notebook is in."""
         here = Path.cwd() / DIRECTORY
-        if here not in self._journals:
+        known = self._journals.get(here)
+        if known is None or not known.is_there:
             try:
                 self._journals[here] = Journal(here)
             except (OSError, sqlite3.Error) as error:
-                say(f"no journal can be kept in {here} ({error}): results are in memory, and gone with this notebook")
-                self._journals[here] = Journal(Path(tempfile.mkdtemp(prefix="kalavai-")) / DIRECTORY)
+                return self.substitute(error)
+        return self._journals[here]
+
+    def substitute(self, error: Exception) -> Journal:
+        """A journal that ends with this process, since none can be kept here; says so."""
+        here = Path.cwd() / DIRECTORY
+        say(f"no journal can be kept in {here} ({error}): results are in memory, and gone with this notebook")
+        directory = tempfile.mkdtemp(prefix="kalavai-journal-")
+        atexit.register(shutil.rmtree, directory, ignore_errors=True)
+        self._journals[here] = Journal(Path(directory))
         return self._journals[here]
 
     def add(self, sweep: Sweep) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
 from dataclasses import dataclass, field
 
@@ -14,6 +15,8 @@ from kalavai_nb.trials.trial_queue import TrialQueue
 BATCH_SECONDS = 0.1
 MOST_AT_ONCE = 64
 REMEMBERED = 32
+# what somebody else waits for is given back after so long, and one trial: a device that only changes hands is no use
+SLICE_SECONDS = 0.5
 # a trial that takes this much longer than most is worth a second attempt elsewhere
 STRAGGLES = 1.5
 
@@ -26,8 +29,15 @@ class Slot:
     devices: tuple[Device, ...]
     need: Need
     assigned: list[int] = field(default_factory=list)
-    # to be given back after the trials it has
-    leaving: bool = False
+    # somebody else waits for it
+    wanted: bool = False
+    since: float = field(default_factory=time.monotonic)
+    fed: bool = False
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether it is to be given back after the trials it has: it is wanted, and has been of use."""
+        return self.wanted and self.fed and time.monotonic() - self.since >= SLICE_SECONDS
 
     @property
     def worker(self) -> str:

@@ -105,16 +105,22 @@ class Sweep:
 
     def log(self, index: int) -> str:
         """What a trial has printed, also while it runs (`Trial.log` has it at the end)."""
-        return (
-            self._dispatch.log_of(index) if self._dispatch and not self._dispatch.is_over else self._trials[index].log
-        )
+        index = self._index(index)
+        if self._dispatch and not self._dispatch.is_over:
+            return self._dispatch.log_of(index)
+        return self._trials[index].log
 
     def checkpoint(self, index: int) -> Any:
         """What a trial saved last with ``trial.save``. Raises SweepError where it saved nothing."""
-        content = self._record.checkpoint(range(len(self))[index])
-        if content is None:
-            raise SweepError(f"trial {index} has saved no checkpoint.")
-        return content.load()
+        index = self._index(index)
+        while (content := self._record.checkpoint(index)) is not None:
+            try:
+                return content.load()
+            except FileNotFoundError:
+                if content is self._record.checkpoint(index):
+                    raise
+                # the next one has just come in its place
+        raise SweepError(f"trial {index} has saved no checkpoint.")
 
     @property
     def study(self) -> Any:
@@ -137,11 +143,10 @@ class Sweep:
     def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
         if isinstance(index, int):
             self._has(index)
-        chosen = range(len(self))[index]
-        indices = [chosen] if isinstance(chosen, int) else chosen
+        indices = range(len(self))[index] if isinstance(index, slice) else [self._index(index)]
         self._wait(lambda: all(self._trials[each].state.is_finished() for each in indices))
         trials = [self._trials[each] for each in indices]
-        return trials[0] if isinstance(chosen, int) else trials
+        return trials if isinstance(index, slice) else trials[0]
 
     def __iter__(self) -> Iterator[Any]:
         index = 0
@@ -181,11 +186,12 @@ class Sweep:
         A trial is told at its next report, interrupted, and killed where it has not ended after 5 s; ■ meanwhile kills
         it at once. Idempotent.
         """
+        chosen = None if index is None else self._index(index)
         if self._dispatch is None or self._dispatch.is_over:
             return
-        self._dispatch.stop(index)
-        if index is not None:
-            self._wait(lambda: self._trials[index].state.is_finished())
+        self._dispatch.stop(chosen)
+        if chosen is not None:
+            self._wait(lambda: self._trials[chosen].state.is_finished())
             return
         try:
             self._dispatch.join()
@@ -203,6 +209,8 @@ class Sweep:
                 f"the journal has what became of {self.name!r}, not its function: run the cell that began it again, "
                 f"with name={self.name!r}; what is done is not run again."
             )
+        if self._dispatch and self._dispatch.is_ending:
+            self._dispatch.join()
         if not self._is_over:
             return self
         states = (TrialState.STOPPED, TrialState.FAILED) if failed else (TrialState.STOPPED,)
@@ -217,10 +225,10 @@ class Sweep:
             raise SweepError("configs can be added to a pool.map of this notebook; pool.sweep takes them as start=.")
         indices = self._record.add(read_configs(configs))
         if self._dispatch and not self._dispatch.is_over:
-            self._dispatch.more(indices)
-            # one that ended at this moment has not heard of them
-            if not self._dispatch.is_over:
+            if self._dispatch.more(indices):
                 return self
+            self._dispatch.join()
+            self._trials.change({index: {"state": TrialState.WAITING, "error": None} for index in indices})
         self._begin(None)
         return self
 
@@ -248,6 +256,14 @@ class Sweep:
         )
 
     # inside
+
+    def _index(self, index: int) -> int:
+        """The place of a trial, counted from the end where it is negative. Raises IndexError."""
+        try:
+            return range(len(self))[index]
+        except (IndexError, TypeError):
+            last = len(self) - 1
+            raise IndexError(f"there is no trial {index!r}: they are numbered from 0 to {last}") from None
 
     @property
     def _is_over(self) -> bool:

@@ -6,15 +6,20 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from kalavai_nb.state import Trial, TrialState
+from kalavai_nb.trials.trial_list import reason
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+RESERVED = {"index", "state", "seconds", "device", "attempts", "error", "note"}
+
+
 def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
     """One row per trial, indexed by its number; dicts of configs and values are spread out into columns.
 
-    A config's name that a value has too is called ``config.name``. ``note`` is there where one trial has one.
+    A config's name that a value has too is called ``config.name``,
+    and a value's name that stands for something else here ``value.name``. ``note`` is there where one trial has one.
     """
     import pandas as pd
 
@@ -29,9 +34,10 @@ def trials_table(trials: Iterable[Trial]) -> pd.DataFrame:
 
 def _row(trial: Trial) -> dict[str, Any]:
     config = trial.config if isinstance(trial.config, dict) else {"config": trial.config}
-    value = _value(trial)
-    config = {f"config.{name}" if name in value else str(name): each for name, each in config.items()}
-    error = f"{type(trial.error).__name__}: {trial.error}" if trial.error else ""
+    value = {f"value.{name}" if name in RESERVED else name: each for name, each in _value(trial).items()}
+    taken = RESERVED | value.keys()
+    config = {f"config.{name}" if str(name) in taken else str(name): each for name, each in config.items()}
+    error = reason(trial) if trial.error is not None else ""
     fixed = {"seconds": trial.seconds, "device": trial.device, "attempts": trial.attempts, "error": error}
     return {"index": trial.index, "state": str(trial.state), **config, **value, **fixed, "note": trial.note}
 

@@ -66,8 +66,11 @@ class TrialList:
             self._changed.notify_all()
 
     def add_report(self, index: int, report: Report) -> None:
-        """One more report of this trial."""
-        reports = (*self._trials[index].reports, report)
+        """One more report of this trial. Another attempt that reports earlier steps again says them anew."""
+        before = self._trials[index].reports
+        if before and before[-1].step >= report.step:
+            before = tuple(each for each in before if each.step < report.step)
+        reports = (*before, report)
         if len(reports) > MOST_REPORTS:
             reports = (*reports[:-1:2], reports[-1])
         self.change({index: {"reports": reports}})
@@ -80,7 +83,7 @@ class TrialList:
 
     def _count(self, trial: Trial, by: int) -> None:
         self.counts[trial.state] += by
-        if trial.error:
+        if trial.error is not None:
             self.reasons[reason(trial).splitlines()[0]] += by
         if trial.state is TrialState.RUNNING and by > 0:
             self.running[trial.index] = None
@@ -94,4 +97,9 @@ class TrialList:
 
 def reason(trial: Trial) -> str:
     """Why a trial has no value, on one line where that is possible."""
-    return f"{type(trial.error).__name__}: {trial.error}" if trial.error else str(trial.state).lower()
+    if trial.error is None:
+        return str(trial.state).lower()
+    try:
+        return f"{type(trial.error).__name__}: {trial.error}"
+    except Exception:  # its own code
+        return f"{type(trial.error).__name__}"

@@ -24,6 +24,7 @@ from kalavai_nb.state import Device
 from kalavai_nb.worker.outbox import Outbox
 from kalavai_nb.worker.rank import Order, free_port
 from kalavai_nb.worker.ranks import RankProcess
+from kalavai_nb.worker.runner import log_tail
 from kalavai_nb.worker.trials import Trials
 
 INLINE_BYTES = 1 << 20
@@ -153,7 +154,7 @@ class Host(WorkerPlugin):
     async def kn_log(self, lease: str) -> str:
         """What the trial that runs on a lease has written so far."""
         path = self._trials.log_path(lease)
-        return path.read_text(errors="replace") if path and path.exists() else ""
+        return await asyncio.to_thread(log_tail, path) if path else ""
 
     # about this machine
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from pathlib import Path
 from typing import Any, TypedDict
@@ -54,6 +55,7 @@ class LiveTrial:
         self.device, self.gpus = order["device"], order["gpus"]
         self._order, self._wire, self._store = order, wire, store
         self._stop = ""
+        self._reporting = threading.Lock()
 
     def report(self, step: int, /, *wrong: object, **metrics: float) -> None:
         """Say how it goes: ``trial.report(epoch, loss=0.3)``. ``step`` should grow from report to report.
@@ -64,8 +66,10 @@ class LiveTrial:
             raise TypeError("trial.report wants a whole number and named metrics: trial.report(epoch, loss=0.3)")
         numbers = {name: _number(name, value) for name, value in metrics.items()}
         step = int(step)
-        self._wire.send({"kind": "report", "index": self.index, "step": step, "metrics": numbers})
-        self._listen(step if self._order["verdicts"] else None)
+        # one thread at a time, so that each hears the verdict on its own report
+        with self._reporting:
+            self._wire.send({"kind": "report", "index": self.index, "step": step, "metrics": numbers})
+            self._listen(step if self._order["verdicts"] else None)
         if self._stop:
             raise TrialStopped(self._stop)
 

@@ -108,7 +108,7 @@ class Runner:
             if self._stopping:
                 self._stopping.cancel()
             self._current = self._stopping = None
-            end["log"] = _tail(self.log) or end.get("log", "")
+            end["log"] = log_tail(self.log) or end.get("log", "")
             self.log.unlink(missing_ok=True)
             await asyncio.to_thread(shutil.rmtree, order["directory"], ignore_errors=True)
             self._tell(end)
@@ -203,7 +203,7 @@ class _Process:
         return await self.child.kill()
 
 
-def _tail(log: Path) -> str:
+def log_tail(log: Path) -> str:
     """The end of a log, and how much came before it."""
     try:
         size = log.stat().st_size

@@ -8,17 +8,20 @@ from __future__ import annotations
 
 import atexit
 import base64
+import contextlib
 import faulthandler
 import os
 import random
 import secrets
+import signal
 import socket
 import sys
 import tarfile
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import cloudpickle
 
@@ -35,6 +38,8 @@ def main(end: socket.socket, blobs: str) -> None:
     """Run the trials that come over this socket until it is closed."""
     # what the fork server's imports registered is not ours to run
     atexit._clear()
+    # only while a function runs is there something to interrupt
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     faulthandler.enable()
     sys.path.insert(0, "")
     wire, store = Wire(end), BlobStore(blobs)
@@ -50,8 +55,10 @@ def _run(order: TrialOrder, wire: Wire, store: BlobStore) -> Message:
     _seed(order["seed"])
     end: Message = {"kind": "end", "index": order["index"], "status": "ok"}
     trial = LiveTrial(order, wire, store)
+    place, environment = os.getcwd(), dict(os.environ)
     started = time.perf_counter()
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         fn = load(*order["fn"])
         config = order["config"]
         content = load_bytes(*config) if isinstance(config, list) else load(config["path"], config["sizes"])
@@ -60,13 +67,39 @@ def _run(order: TrialOrder, wire: Wire, store: BlobStore) -> Message:
     except TrialStopped as stopped:
         end |= {"status": "stopped", "why": str(stopped)}
     except BaseException as error:  # KeyboardInterrupt and SystemExit are outcomes, too
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         end |= {"status": "error", **_describe(error)}
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     end["seconds"] = time.perf_counter() - started
-    if files := _hand_out_files(Path(order["directory"]), store):
-        end["files"] = files
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _restore(place, environment)
+    try:
+        if files := _hand_out_files(Path(order["directory"]), store):
+            end["files"] = files
+    except OSError as error:
+        print(f"what is in trial.dir could not be packed: {error}", file=sys.stderr)
+    # whatever the function has done to them
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    with contextlib.suppress(Exception):
+        sys.stderr.flush()
     return end
+
+
+def _restore(place: str, environment: dict[str, str]) -> None:
+    """The next trial in this process finds what this one found."""
+    with contextlib.suppress(OSError):
+        os.chdir(place)
+    if dict(os.environ) != environment:
+        os.environ.clear()
+        os.environ.update(environment)
+    # a trial may have closed or replaced them
+    sys.stdout = _open_still(sys.stdout, 1)
+    sys.stderr = _open_still(sys.stderr, 2)
+
+
+def _open_still(stream: TextIO | None, descriptor: int) -> TextIO:
+    whole = stream is not None and not stream.closed and stream.fileno() == descriptor
+    return stream if stream is not None and whole else open(descriptor, "w", buffering=1, closefd=False)
 
 
 def _log_to(path: str) -> None:
@@ -115,19 +148,29 @@ def _describe(error: BaseException) -> dict[str, Any]:
     """The error as data; its own object only where it can be pickled."""
     # the first frame is ours
     frames = error.__traceback__.tb_next if error.__traceback__ else None
-    text = "".join(traceback.format_exception(type(error), error, frames))
+    text = _plain(lambda: "".join(traceback.format_exception(type(error), error, frames)))
     described = {
         "ename": type(error).__name__,
-        "evalue": str(error),
+        "evalue": _plain(lambda: str(error)),
         "traceback": text,
         "gpu_out_of_memory": _is_gpu_out_of_memory(error),
     }
     # whoever reads the log finds the error where it happened, behind what was printed before
-    print(text, file=sys.stderr, end="")
+    with contextlib.suppress(Exception):
+        sys.stdout.flush()
+    os.write(2, text.encode())
     try:
         return {**described, "error": base64.b64encode(cloudpickle.dumps(error)).decode()}
     except Exception:
         return described
+
+
+def _plain(text: Callable[[], str]) -> str:
+    """A text that can be written and sent, whatever an exception's own code makes of it."""
+    try:
+        return text().encode("utf-8", "backslashreplace").decode()
+    except Exception as error:
+        return f"(it cannot be printed: {type(error).__name__})"
 
 
 def _is_gpu_out_of_memory(error: BaseException | None) -> bool:
@@ -135,5 +178,5 @@ def _is_gpu_out_of_memory(error: BaseException | None) -> bool:
     if error is None:
         return False
     named = any(base.__name__ == "OutOfMemoryError" for base in type(error).__mro__)
-    said = any(text in str(error) for text in _OUT_OF_MEMORY)
+    said = any(text in _plain(lambda: str(error)) for text in _OUT_OF_MEMORY)
     return named or said or _is_gpu_out_of_memory(error.__cause__)

@@ -128,12 +128,14 @@ class Dispatch:
         finally:
             with self._gate:
                 self._ending = self.is_ending = True
-            with contextlib.suppress(PoolClosed):
+            with contextlib.suppress(Exception):  # the pool may be gone in many ways, and has nothing to give then
                 self._give_back()
-            self._results.close(self.error)
-            self._over.set()
-            self._answered.set()
-            self._trials.change({})  # wakes those who wait for the end
+            try:
+                self._results.close(self.error)
+            finally:
+                self._over.set()
+                self._answered.set()
+                self._trials.change({})  # wakes those who wait for the end
             self._draw(f"cut off: {self.error}" if self.error else self._record.trouble, True)
 
     def _note(self) -> str:
@@ -168,10 +170,9 @@ class Dispatch:
     def _handle_events(self) -> None:
         """Wait for an event; handle it, and all that have come meanwhile."""
         with contextlib.suppress(queue.Empty):
-            event = self._events.get(timeout=LOOK_SECONDS)
+            self._handle(self._events.get(timeout=LOOK_SECONDS))
             for _ in range(EVENTS_AT_ONCE):
-                self._handle(event)
-                event = self._events.get_nowait()
+                self._handle(self._events.get_nowait())
         self._engine.check()
 
     def _handle(self, event: Event) -> None:

@@ -106,7 +106,8 @@ class Results:
             self._board.put(index, self._board.jobs[index])
 
     def tell_to_stop(self, slot: Slot, index: int, reason: str) -> None:
-        self._told.add(index)
+        if reason == STOPPED:
+            self._told.add(index)
         message = {"op": "kn_stop_trial", "lease": slot.lease, "index": index, "reason": reason}
         self._engine.tell([(slot.worker, message)])
 
@@ -201,7 +202,8 @@ class Results:
         """A checkpoint that is lost with its machine: the one before it counts."""
 
     def _on_cut(self, event: Event) -> None:
-        self._decide(event["index"], event["end"], event["slot"])
+        if event["index"] not in self._outcomes and not self._trials[event["index"]].state.is_finished():
+            self._decide(event["index"], event["end"], event["slot"])
 
     # deciding
 

@@ -601,7 +601,8 @@ def test_a_local_function_of_a_cell_that_is_run_again() -> None:
     assert changed(prints(source), prints(source.replace("(3)", "(4)"))) == ["n"]
 
 
-def test_in_a_real_cell_that_is_run_again() -> None:
+def test_in_a_real_cell_that_is_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VIRTUAL_ENV", raising=False)  # IPython warns of one that is not its own
     from IPython.core.interactiveshell import InteractiveShell
 
     shell = InteractiveShell()

@@ -265,12 +265,12 @@ def test_two_writers_at_once_do_no_harm(directory: Path) -> None:
             record.finish({index: Outcome({"state": TrialState.COMPLETE, "seconds": 1.0}, value)})
             journal.names()
 
-    threads = [threading.Thread(target=write, args=(name,)) for name in ("a", "b", "b", "c")]
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("a", "b", "b", "c", "d", "e")]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    for name in "abc":
+    for name in "abcde":
         recorded = Journal(directory / "both").read(name)
         assert recorded
         assert [str(entry.trial.state) for entry in recorded.entries] == ["COMPLETE"] * 100

@@ -17,16 +17,16 @@ import kalavai_nb as kn
 from kalavai_nb.errors import OptionError, SweepError
 from kalavai_nb.state import TrialState
 
-# as functions of a notebook
-cloudpickle.register_pickle_by_value(sys.modules[__name__])
-
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kn.Pool]:
     before = os.getcwd()
     os.chdir(tmp_path_factory.mktemp("notebook"))
+    # the functions below go along as functions of a notebook do
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
     with kn.Pool(devices=2, quiet=True) as pool:
         yield pool
+    cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
     os.chdir(before)
 
 

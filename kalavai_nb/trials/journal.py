@@ -56,7 +56,7 @@ class Journal:
         self._path = directory / "journal.db"
         self._db = sqlite3.connect(self._path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         # a commit outlives this process, however that ends, and costs no wait for the disk
-        self._db.execute("PRAGMA journal_mode=WAL")
+        self._use_write_ahead_log()
         self._db.execute("PRAGMA synchronous=NORMAL")
         with self._transaction():
             for statement in filter(str.strip, _SCHEMA.split(";")):
@@ -172,6 +172,18 @@ class Journal:
             )
 
     # inside
+
+    def _use_write_ahead_log(self) -> None:
+        # SQLite does not wait for others in this one statement, so two notebooks that begin at once would meet here
+        deadline = time.monotonic() + BUSY_SECONDS
+        while True:
+            try:
+                self._db.execute("PRAGMA journal_mode=WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.01)
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:

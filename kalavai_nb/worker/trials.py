@@ -24,7 +24,7 @@ class Trials:
 
     def __init__(self, directory: Path, blobs: BlobStore, environment: dict[str, str]) -> None:
         self._directory, self._blobs, self._environment = directory, blobs, environment
-        self._runners: dict[str, tuple[str, str, Runner]] = {}
+        self._runners: dict[str, tuple[str, Runner]] = {}
         self._closing: set[asyncio.Task[Any]] = set()
         self._warm = False
 
@@ -43,8 +43,8 @@ class Trials:
             chosen = RunnerOptions(**options, environment={**self._environment, **visible})
             news = News(send, run=run, lease=lease)
             runner = Runner(self._directory, self._blobs.directory, chosen, news.put, self._all_closed)
-            self._runners[lease] = (owner, run, runner)
-        runner = self._runners[lease][2]
+            self._runners[lease] = (owner, runner)
+        runner = self._runners[lease][1]
         runner.give([self._located(order) for order in orders])
 
     def warm(self) -> None:
@@ -55,20 +55,20 @@ class Trials:
 
     def stop(self, lease: str, index: int, reason: str) -> None:
         if lease in self._runners:
-            self._runners[lease][2].stop(index, reason)
+            self._runners[lease][1].stop(index, reason)
 
     def answer(self, lease: str, index: int, step: int, stop: str) -> None:
         if lease in self._runners:
-            self._runners[lease][2].answer(index, step, stop)
+            self._runners[lease][1].answer(index, step, stop)
 
     def log_path(self, lease: str) -> Path | None:
         """Where the trial that runs on this lease writes its log."""
-        return self._runners[lease][2].log if lease in self._runners else None
+        return self._runners[lease][1].log if lease in self._runners else None
 
     def end(self, *, lease: str = "", owner: str = "", everything: bool = False) -> asyncio.Future[Any]:
         """End the trials of a lease, of an owner, or all. Nothing new begins here before they are gone."""
-        chosen = [key for key, (who, _, _) in self._runners.items() if everything or key == lease or who == owner]
-        runners = [self._runners.pop(key)[2] for key in chosen]
+        chosen = [key for key, (who, _) in self._runners.items() if everything or key == lease or who == owner]
+        runners = [self._runners.pop(key)[1] for key in chosen]
         task = asyncio.ensure_future(_close(runners))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)

@@ -83,14 +83,24 @@ class Homecoming:
         self._engine.bring(device, handed, archive)
         shutil.rmtree(directory, ignore_errors=True)
         with tarfile.open(archive) as files:
-            files.extractall(directory, filter=_harmless)
+            _unpack(files, directory)
         archive.unlink()
         return directory
 
 
-def _harmless(member: tarfile.TarInfo, path: str) -> tarfile.TarInfo | None:
-    """Files and directories as they are; what points elsewhere, or is no file, stays behind."""
-    try:
-        return tarfile.data_filter(member, path)
-    except tarfile.FilterError:
-        return None
+def _unpack(archive: tarfile.TarFile, directory: Path) -> None:
+    """Files and directories; what is neither, such as a link or a pipe, or would land elsewhere, stays behind.
+
+    By hand, since tarfile's own filters are not in every Python 3.11.
+    """
+    directory.mkdir()
+    for member in archive:
+        target = (directory / member.name).resolve()
+        if not target.is_relative_to(directory.resolve()):
+            continue
+        if member.isdir():
+            target.mkdir(parents=True, exist_ok=True)
+        elif member.isfile() and (content := archive.extractfile(member)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with open(target, "wb") as file:
+                shutil.copyfileobj(content, file)

@@ -285,6 +285,19 @@ def test_a_directory_that_cannot_be_written_costs_the_journal_and_nothing_else(
     assert "no journal can be kept in" in capsys.readouterr().out
 
 
+def test_a_journal_of_another_version_is_left_alone(
+    pool: kn.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    pool.map(abs, [-1], name="old", show=False).wait()
+    old = sqlite3.connect(".kalavai/journal.db")
+    old.execute("PRAGMA user_version = 99")
+    monkeypatch.setattr(kn.sweeps, "_journals", {})
+    assert pool.map(abs, [-2], show=False).values == [2]
+    assert "is of another version of kalavai_nb; move it away" in capsys.readouterr().out
+    assert old.execute("SELECT name FROM sweeps").fetchall() == [("old",)]
+
+
 def test_a_full_disk_is_said_and_results_are_still_there(pool: kn.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     sweep = pool.map(lambda x: time.sleep(0.2) or x, range(8), name="full", show=False)
     sweep[0]

@@ -27,6 +27,8 @@ BUSY_SECONDS = 60.0
 # sweeps without a name of their own that are kept
 UNNAMED_KEPT = 20
 QUIET_SECONDS = 3600.0
+# of the schema below
+VERSION = 1
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS sweeps (
@@ -59,8 +61,13 @@ class Journal:
         self._use_write_ahead_log()
         self._db.execute("PRAGMA synchronous=NORMAL")
         with self._transaction():
+            (version,) = self._db.execute("PRAGMA user_version").fetchone()
+            (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+            if tables and version != VERSION:
+                raise sqlite3.DatabaseError(f"{self._path} is of another version of kalavai_nb; move it away")
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
         self._inode = self._path.stat().st_ino
 
     @property

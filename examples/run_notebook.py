@@ -26,7 +26,7 @@ class Terminal(NotebookClient):
         if kind == "stream":
             self._print(content["text"])
         elif kind in ("display_data", "execute_result", "update_display_data"):
-            self._show(content, update=kind == "update_display_data")
+            self._show(content, cell_index, update=kind == "update_display_data")
         return super().process_message(msg, cell, cell_index)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -34,6 +34,7 @@ class Terminal(NotebookClient):
         self._last_key: str | None = None
         self._last_height = 0
         self._updated: dict[str, str] = {}
+        self._homes: dict[str, int] = {}
 
     def show_updates(self) -> None:
         """Where nothing can be drawn over, show once what displays have become."""
@@ -41,9 +42,13 @@ class Terminal(NotebookClient):
             self._print(f"{text}\n")
         self._updated.clear()
 
-    def _show(self, content: dict[str, Any], *, update: bool) -> None:
+    def _show(self, content: dict[str, Any], cell_index: int, *, update: bool) -> None:
         text = "[a picture]" if "image/png" in content["data"] else content["data"].get("text/plain", "")
         key = content.get("transient", {}).get("display_id")
+        # what changes further up, in a cell that is done, is not printed again down here
+        is_elsewhere = key is not None and self._homes.setdefault(key, cell_index) != cell_index
+        if not text or is_elsewhere:
+            return
         if update and not (sys.stdout.isatty() and key == self._last_key):
             self._updated[key] = text
             return

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
     from IPython.core.interactiveshell import InteractiveShell
 
     from kalavai_nb.cell import CellRun
-    from kalavai_nb.errors import TrialStopped
+    from kalavai_nb.errors import ModelLost, TrialStopped
+    from kalavai_nb.lm.generation import Generation
+    from kalavai_nb.lm.sharded_lm import ShardedLM
     from kalavai_nb.options import RunOptions
+    from kalavai_nb.planner.plan import Plan, plan
     from kalavai_nb.pool import Pool, current_pool
     from kalavai_nb.search.space import loguniform, uniform
-    from kalavai_nb.state import Device, Snapshot, Trial, TrialState
+    from kalavai_nb.snapshot import Snapshot
+    from kalavai_nb.state import Device, Trial, TrialState
     from kalavai_nb.trials.shelf import sweeps
     from kalavai_nb.trials.sweep import Sweep
     from kalavai_nb.values import RemoteValue
@@ -36,18 +40,27 @@ _HOMES = {
     "loguniform": "search.space",
     "LiveTrial": "worker.live",
     "TrialStopped": "errors",
+    "ModelLost": "errors",
+    "Generation": "lm.generation",
+    "ShardedLM": "lm.sharded_lm",
+    "Plan": "planner.plan",
+    "plan": "planner.plan",
     "Trial": "state",
     "TrialState": "state",
     "Device": "state",
-    "Snapshot": "state",
+    "Snapshot": "snapshot",
 }
 __all__ = [
     "CellRun",
     "Device",
+    "Generation",
     "LiveTrial",
+    "ModelLost",
+    "Plan",
     "Pool",
     "RemoteValue",
     "RunOptions",
+    "ShardedLM",
     "Snapshot",
     "Sweep",
     "Trial",
@@ -55,6 +68,7 @@ __all__ = [
     "TrialStopped",
     "current_pool",
     "loguniform",
+    "plan",
     "sweeps",
     "uniform",
 ]
@@ -66,6 +80,11 @@ def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(f"kalavai_nb.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def _jupyter_server_extension_points() -> list[dict[str, str]]:
+    """What Jupyter Server asks for: where the extension for the sidebar is."""
+    return [{"module": "kalavai_nb.server"}]
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -23,10 +25,20 @@ def owner_label() -> str:
     return f"{'notebook' if name == 'ipykernel_launcher.py' else name} ({os.getpid()})"
 
 
+def person() -> str:
+    """Who this is among people of several machines, ``ada@laptop``."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # an account without a name, as in some containers
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
+
+
 def count_devices(devices: list[Device]) -> str:
     """``"4 CPU stand-ins"``, ``"2 NVIDIA RTX 4090, 1 NVIDIA RTX 3060"``."""
     names: dict[str, int] = {}
     for device in devices:
         kind = "CPU stand-in" if device.kind == "cpu" else device.name
         names[kind] = names.get(kind, 0) + 1
-    return ", ".join(f"{count} {name}{'s' * (count != 1 and name == 'CPU stand-in')}" for name, count in names.items())
+    counted = (f"{count} {name}{'s' * (count != 1 and name == 'CPU stand-in')}" for name, count in names.items())
+    return ", ".join(counted) or "no devices yet"

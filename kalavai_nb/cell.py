@@ -13,6 +13,7 @@ from kalavai_nb.errors import CellTimeout
 from kalavai_nb.failure import Failure, exception_of, with_traceback
 from kalavai_nb.gang import Rank
 from kalavai_nb.options import RunOptions
+from kalavai_nb.snapshot import Cell
 from kalavai_nb.view import View
 
 # after a rank raised, how long the others may take to end by themselves: often they raise the same
@@ -25,20 +26,21 @@ LOOK_SECONDS = 0.5
 class CellRun:
     """A cell that runs, or has run: what its ranks said, and how each of them ended.
 
-    ``status`` is ``running``, ``ok``, ``error``, ``interrupted`` or ``timeout``.
+    ``status`` is ``running``, ``ok``, ``error``, ``interrupted`` or ``timeout``; ``text`` is its first line.
     """
 
     def __init__(
-        self, number: int, id: str, engine: Engine, ranks: list[Rank], options: RunOptions, view: View
+        self, number: int, id: str, engine: Engine, ranks: list[Rank], options: RunOptions, view: View, text: str = ""
     ) -> None:
-        self.number, self.id = number, id
+        self.number, self.id, self.text = number, id, text
         self.ranks = ranks
         self.status = "running"
         self.started = time.time()
         self._engine = engine
         self._options = options
         self._view = view
-        self._events: queue.Queue[Event] = queue.Queue()
+        # one that is written in C: an interrupt in the midst of it leaves no lock behind
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._said: dict[int, list[str]] = {rank.number: [] for rank in ranks}
         self._expected = {rank.number: 0 for rank in ranks}
         self._running = {rank.number: rank for rank in ranks}
@@ -105,6 +107,11 @@ class CellRun:
         if rank is not None:
             return "".join(self._said.get(rank, []))
         return "\n".join(f"── rank {n} ──\n{''.join(said)}".rstrip("\n") for n, said in sorted(self._said.items()))
+
+    def look(self, owner: str) -> Cell:
+        """What others see of it while it runs."""
+        devices = tuple(dict.fromkeys(device.id for rank in self.ranks for device in rank.devices))
+        return Cell(self.id, owner, self.number, self.text, len(self.ranks), devices, self.started)
 
     # as the handle of --async
 

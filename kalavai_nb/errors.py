@@ -10,8 +10,11 @@ KalavaiError
 │   ├── RankDied                   the process of a rank is gone
 │   └── CellTimeout (TimeoutError) the cell ran longer than `timeout`
 ├── PoolClosed                     the pool is closed, or its head is gone
-├── InviteError (ValueError)       an invite that is cut off, wrong or expired
+├── InviteError (ValueError)       an invite that is cut off or wrong, or a membership that is not there
+│   └── NotWelcome                 the pool refuses: revoked, expired, used up, or not known there
 ├── MissingExtra (ImportError)     a package that only some need is not installed
+├── ModelError (ValueError)        a model that cannot be loaded, or not be run as asked
+│   └── ModelLost (RuntimeError)   devices of a model are gone and nothing can take their place; has what came so far
 └── SweepError                     a sweep that cannot give what was asked of it; names all failed trials
     └── TrialError                 the failure of one trial, where its own type does not exist here
         └── TrialTimeout (TimeoutError)    the trial ran longer than `timeout`
@@ -20,6 +23,8 @@ TrialStopped (BaseException)       raised in a trial, by `trial.report`, when it
 """
 
 import traceback
+from collections.abc import Sequence
+from typing import Any
 
 
 class KalavaiError(Exception):
@@ -78,8 +83,27 @@ class InviteError(KalavaiError, ValueError):
     """An invite that cannot be used."""
 
 
+class NotWelcome(InviteError):
+    """The pool refuses an invite or a member: revoked, expired, used up, or not known there."""
+
+
 class MissingExtra(KalavaiError, ImportError):
     """A package that only some parts need is not installed."""
+
+
+class ModelError(KalavaiError, ValueError):
+    """A model that cannot be loaded, or not be run as it was asked to."""
+
+
+class ModelLost(ModelError, RuntimeError):
+    """Devices of a model are gone, and nothing that is left can take their place.
+
+    ``partial`` has what was generated before, one `Generation` for each prompt.
+    """
+
+    def __init__(self, sentence: str, partial: Sequence[Any] = ()) -> None:
+        super().__init__(sentence)
+        self.partial = list(partial)
 
 
 class SweepError(KalavaiError):
@@ -99,3 +123,9 @@ class TrialStopped(BaseException):
 
     No Exception, so that ``except Exception`` in a training loop lets it through.
     """
+
+
+def revived(kind: str, sentence: str) -> KalavaiError:
+    """The error that another process of ours has told of: its kind by name, and what it said."""
+    found = globals().get(kind)
+    return found(sentence) if isinstance(found, type) and issubclass(found, KalavaiError) else KalavaiError(sentence)

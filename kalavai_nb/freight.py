@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from kalavai_nb.blobs import Blob, BlobStore, Packed, load, load_bytes
 from kalavai_nb.errors import PoolClosed
-from kalavai_nb.state import Device, Snapshot, machine_id
+from kalavai_nb.snapshot import Snapshot
+from kalavai_nb.state import Device, machine_id
 
 PIECE_BYTES = 8 << 20
 
@@ -41,7 +42,10 @@ class Freight:
 
     def lose(self, worker: str) -> None:
         """A worker is gone: what comes in its place may belong to a process with an empty store."""
-        self._placed.pop(self._machines.pop(worker, ""), None)
+        machine = self._machines.pop(worker, "")
+        self._placed.pop(machine, None)
+        # that process may have its store in another directory
+        self._stores.pop(machine, None)
 
     def place(
         self, packed: Iterable[Packed], devices: Iterable[Device], on_piece: Callable[[int], None] = lambda _: None
@@ -62,7 +66,7 @@ class Freight:
             [missing] = self._call([(device.worker, {"op": "kn_missing", "digests": unknown})])
             for digest in present(missing):
                 if store:
-                    store.keep(wanted[digest])
+                    _keep(store, wanted[digest])
                     on_piece(wanted[digest].blob.total_bytes)
                     continue
                 for piece in self._pieces(wanted[digest]):
@@ -120,7 +124,8 @@ class Freight:
 
     def _store_here(self, device: Device) -> BlobStore | None:
         """The device's store, where this process can reach it as a directory: on the same machine, as the same user."""
-        if device.machine != machine_id():
+        # of workers that others started, each may see other files (worker/scratch.py)
+        if device.machine.partition("/")[0] != machine_id():
             return None
         if device.machine not in self._stores:
             [reply] = self._call([(device.worker, {"op": "kn_store"})])
@@ -134,6 +139,13 @@ class Freight:
         for offset, piece, last in packed.pieces(PIECE_BYTES):
             fields = {"digest": blob.digest, "writer": self._writer, "total_bytes": blob.total_bytes}
             yield {**fields, "offset": offset, "piece": piece, "last": last}
+
+
+def _keep(store: BlobStore, packed: Packed) -> None:
+    try:
+        store.keep(packed)
+    except FileNotFoundError:
+        raise PoolClosed("the machine was taken back. Run the cell again; the pool has others.") from None
 
 
 def present(reply: Any) -> Any:

@@ -30,6 +30,10 @@ class Rank:
         return self.devices[0].worker
 
     @property
+    def machine(self) -> str:
+        return self.devices[0].machine
+
+    @property
     def where(self) -> str:
         return str(self.devices[0])
 

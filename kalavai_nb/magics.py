@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from typing import Any
 
@@ -10,8 +11,11 @@ from IPython.core.magic import Magics, cell_magic, line_magic, magics_class
 
 from kalavai_nb import pool as pools
 from kalavai_nb.cell import CellRun
+from kalavai_nb.cli import read_verb
 from kalavai_nb.errors import CellSyntaxError, OptionError
+from kalavai_nb.lm.methods import seats_of
 from kalavai_nb.options import OPTION_NAMES, RunOptions, parse
+from kalavai_nb.planner import command
 from kalavai_nb.screen import publish
 from kalavai_nb.table import snapshot_html, snapshot_text
 
@@ -19,6 +23,8 @@ HELP = f"""%%pool [options]      run this cell on the ranks of the pool
 %pool                 the pool's devices and who holds them
 %pool log [N] [rank]  all that cell N said (default: the last), or one rank of it
 %pool set gpus=2 …    options for the cells that follow; %pool set alone shows and clears them
+%pool plan MODEL      how many devices a model needs, now and in some years; %pool plan --help
+%pool doctor          what differs on its machines, or is amiss there, and what to do
 %pool restart         end this notebook's ranks, and the names they hold
 %pool connect INVITE  connect to somebody's pool
 %pool close           leave the pool; an embedded one ends
@@ -65,6 +71,8 @@ class PoolMagics(Magics):
             "help": lambda _: print(HELP),
             "log": self._log,
             "set": self._set,
+            "plan": self._plan,
+            "doctor": self._doctor,
             "restart": lambda _: print(pools.current_pool().restart()),
             "connect": lambda invite: pools.Pool(invite.strip()),
             "close": self._close,
@@ -103,6 +111,16 @@ class PoolMagics(Magics):
         print(
             f"The cells that follow run with {rest}." if given else "The cells that follow run with the usual options."
         )
+
+    def _plan(self, rest: str) -> None:
+        options = read_verb(command, shlex.split(rest), "%pool plan")
+        if options is not None:
+            plan = command.make(options, seats_of(pools.current_pool().devices) if pools.has_pool() else None)
+            publish({"text/plain": repr(plan), "text/html": plan._repr_html_()}, {})
+
+    def _doctor(self, _: str) -> None:
+        found = pools.current_pool().doctor()
+        publish({"text/plain": repr(found), "text/html": found._repr_html_()}, {})
 
     def _close(self, _: str) -> None:
         if not pools.has_pool():

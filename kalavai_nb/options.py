@@ -32,6 +32,9 @@ class RunOptions:
         Glob over the device's name or kind, and over its host's name.
     vram : int
         Least memory of a device, in bytes.
+    reach : {None, "direct", "any"}
+        Whether ranks have to be on machines that dial each other, as torch.distributed needs; None is "direct" where
+        ``gpus`` is a number.
     send : tuple of str or None
         Names to send; None is those the cell uses.
     out, scatter : tuple of str
@@ -54,6 +57,7 @@ class RunOptions:
     type: str = ""
     vram: int = 0
     host: str = ""
+    reach: str | None = None
     send: tuple[str, ...] | None = None
     out: tuple[str, ...] = ()
     scatter: tuple[str, ...] = ()
@@ -85,6 +89,11 @@ class RunOptions:
                 f"gpus={options.gpus} cannot be shared out with per={options.per}: wanted a multiple of it."
             )
         return options
+
+    @property
+    def wants_reach(self) -> bool:
+        """Whether the ranks of a cell are to be placed where they reach each other."""
+        return self.reach == "direct" or (self.reach is None and bool(self.gpus))
 
     def chosen(self, world_size: int) -> list[int]:
         """The ranks that run, of a gang of this size."""
@@ -221,6 +230,7 @@ _READERS: dict[str, Any] = {
     "type": str,
     "vram": _bytes,
     "host": str,
+    "reach": lambda value: value if value is None else _one_of("direct", "any")(value),
     "send": _send,
     "out": _names,
     "scatter": _names,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from kalavai_nb.capture import human_bytes
+from kalavai_nb.doctor import NOT_COMPARED
 from kalavai_nb.engine import Engine
 from kalavai_nb.freight import present
 from kalavai_nb.options import RunOptions
 from kalavai_nb.session import Session
-from kalavai_nb.state import Device, Snapshot
-
-NOT_COMPARED = ("host", "pid")
+from kalavai_nb.snapshot import Snapshot
+from kalavai_nb.state import Device
 
 
 def preview(engine: Engine, session: Session, source: str, options: RunOptions, namespace: dict[str, Any]) -> str:

@@ -124,6 +124,16 @@ class Roster:
         lost = f" Lost: {', '.join(names)}." if names else ""
         return f"{len(ranks)} rank{'s' * (len(ranks) != 1)} ended.{lost} The next cell gets new ones."
 
+    def release(self, lease: str, why: str) -> list[str] | None:
+        """End the idle rank of this lease; the next cell says so. The names that it held; None where it is gone."""
+        with self._lock:
+            held = [(gang, rank) for gang in self._gangs.values() for rank in gang.ranks.values()]
+            found = [(gang, rank) for gang, rank in held if rank.lease == lease]
+            for gang, rank in found:
+                self._forget(gang, rank.number, why)
+        self._end([rank for _, rank in found])
+        return sorted(name for _, rank in found for name in rank.names) if found else None
+
     def on_event(self, event: Event, running: list[CellRun]) -> None:
         """On the engine's thread: a rank was taken back, died, or was lost with its worker."""
         kind = event["kind"]
@@ -131,7 +141,7 @@ class Roster:
             for run in running:
                 for rank in run.ranks:
                     if rank.worker == event["worker"]:
-                        run.lose(rank, "was lost with its worker")
+                        run.lose(rank, _how_lost(event))
         with self._lock:
             busy = {id(rank) for run in running for rank in run.ranks}
             for gang in self._gangs.values():
@@ -150,7 +160,10 @@ class Roster:
             return [Rank(number, "", [fitting[number]]) for number in missing]
         wakes = {gang.ranks[number].lease: number for number in chosen if number in gang.ranks}
         others = [d.id for n, rank in gang.ranks.items() if n not in chosen for d in rank.devices]
-        need = self._need(options, len(chosen) * options.per, wakes=tuple(wakes), avoid=tuple(others))
+        # ranks that are all there are where they are
+        connected = bool(missing) and len(chosen) > 1 and options.wants_reach
+        placed: dict[str, Any] = {"wakes": tuple(wakes), "avoid": tuple(others), "connected": connected}
+        need = self._need(options, len(chosen) * options.per, **placed)
         granted_leases, _ = self._acquire(need, options)
         leases = {lease.id: lease for lease in granted_leases}
         try:
@@ -218,6 +231,11 @@ class Roster:
         return Need(owner=self._engine.owner, count=count, vram_bytes=options.vram, **filters, **more)
 
 
+def _how_lost(event: Event) -> str:
+    left = event.get("left")
+    return f"went with its device ({left})" if left else "was lost with its worker"
+
+
 def _why_gone(event: Event, rank: Rank) -> str:
     if event["kind"] == "evicted" and event["lease"] == rank.lease:
         return f"was released while idle, since {event['wanted_by']} waited for its device"
@@ -226,5 +244,5 @@ def _why_gone(event: Event, rank: Rank) -> str:
             ", because the machine ran out of memory" if event["out_of_memory"] else ""
         )
     if event["kind"] == "lost" and event["worker"] == rank.worker:
-        return "was lost with its worker"
+        return _how_lost(event)
     return ""

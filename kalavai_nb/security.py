@@ -1,4 +1,4 @@
-"""A certificate authority per pool, a certificate per member, and invites.
+"""A certificate authority per pool, and a certificate per member.
 
 Everything is TLS with certificates of the pool's own CA on both sides, on loopback too: on a shared machine, loopback
 is a network. Keys are EC P-256. The name on a certificate says its role: ``head``, ``worker:<name>``, ``user:<name>``.
@@ -7,51 +7,55 @@ What this keeps out is strangers; members can run code on every machine of the p
 
 from __future__ import annotations
 
-import base64
 import datetime
-import json
 import re
-import zlib
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from kalavai_nb.errors import InviteError
+from kalavai_nb.identity import Identity
 
 if TYPE_CHECKING:
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from distributed import Security
 
-SCHEME = "kalavai://"
+# a clock may be wrong by this: a certificate is good from so long ago
+CLOCK_SECONDS = 86400.0
+# what a member gets; its agent renews it long before
+MEMBER_SECONDS = 2 * 86400.0
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
-@dataclass(frozen=True)
-class Identity:
-    """What one member needs to take part: the pool's CA, its own certificate and its key, as PEM text."""
+def dask_security(identity: Identity) -> Security:
+    """One identity for every role that Dask knows.
 
-    ca: str
-    certificate: str
-    key: str
+    Its method ``renew(identity)`` has connections that are made from then on show a newer certificate.
+    """
+    from distributed import Security
 
-    def security(self) -> Security:
-        """The same identity for every role that Dask knows."""
-        from distributed import Security
+    class Renewable(Security):
+        def renew(self, newer: Identity) -> None:
+            for context in self.contexts:
+                newer.load_into(context)
 
-        return Security(
-            tls_ca_file=self.ca,
-            require_encryption=True,
-            tls_scheduler_cert=self.certificate,
-            tls_scheduler_key=self.key,
-            tls_worker_cert=self.certificate,
-            tls_worker_key=self.key,
-            tls_client_cert=self.certificate,
-            tls_client_key=self.key,
-        )
+        def _get_tls_context(self, tls: Any, purpose: Any) -> Any:
+            context = super()._get_tls_context(tls, purpose)
+            self.contexts = [*getattr(self, "contexts", ()), context]
+            return context
+
+    return Renewable(
+        tls_ca_file=identity.ca,
+        require_encryption=True,
+        tls_scheduler_cert=identity.certificate,
+        tls_scheduler_key=identity.key,
+        tls_worker_cert=identity.certificate,
+        tls_worker_key=identity.key,
+        tls_client_cert=identity.certificate,
+        tls_client_key=identity.key,
+    )
 
 
 class Authority:
-    """The CA of one pool. Lives in the process that opened the pool; its key is never written anywhere."""
+    """The CA of one pool. Its key is in the process that opened it, and in a private file of a pool that stays."""
 
     def __init__(self, pool: str) -> None:
         from cryptography.hazmat.primitives import hashes
@@ -59,71 +63,78 @@ class Authority:
         from cryptography.x509 import BasicConstraints, SubjectKeyIdentifier
 
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = _x509_name(f"kalavai pool {pool}")
-        builder = _certificate(self._name, self._name, self._key, seconds=365 * 86400)
+        name = _x509_name(f"kalavai pool {pool}")
+        builder = _certificate(name, name, self._key.public_key(), seconds=10 * 365 * 86400)
         builder = builder.add_extension(BasicConstraints(ca=True, path_length=0), critical=True)
         builder = builder.add_extension(SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self._certificate = builder.sign(self._key, hashes.SHA256())
 
+    @property
+    def ca(self) -> str:
+        """Its own certificate, as PEM text: what members know each other by."""
+        from cryptography.hazmat.primitives.serialization import Encoding
+
+        return self._certificate.public_bytes(Encoding.PEM).decode()
+
+    def dump(self) -> str:
+        """Its key and its certificate, as PEM text, for `load`."""
+        return _private_pem(self._key) + self.ca
+
+    @classmethod
+    def load(cls, text: str) -> Authority:
+        """The authority that `dump` has written. Raises ValueError for text that is none."""
+        from cryptography import x509
+        from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+        authority = cls.__new__(cls)
+        key = load_pem_private_key(text.encode(), None)
+        authority._key = key  # type: ignore[assignment]  # it wrote no other kind
+        authority._certificate = x509.load_pem_x509_certificate(text.encode())
+        if authority._certificate.public_key() != key.public_key():
+            raise ValueError("the certificate is not of this key")
+        return authority
+
     def issue(self, name: str, *, listens: bool, seconds: float = 30 * 86400) -> Identity:
-        """A certificate for ``name``; one that never ``listens`` cannot pose as the head."""
-        from cryptography.hazmat.primitives import hashes, serialization
+        """A new key and a certificate for ``name``; one that never ``listens`` cannot pose as the head."""
+        key = new_key()
+        return Identity(self.ca, self.certify(public_pem(key), name, listens=listens, seconds=seconds), key)
+
+    def certify(self, public_key: str, name: str, *, listens: bool, seconds: float = MEMBER_SECONDS) -> str:
+        """A certificate for somebody else's key, both as PEM text. Raises ValueError for text that is no key."""
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives import hashes
         from cryptography.hazmat.primitives.asymmetric import ec
+        from cryptography.hazmat.primitives.serialization import Encoding, load_pem_public_key
         from cryptography.x509 import AuthorityKeyIdentifier, ExtendedKeyUsage
         from cryptography.x509.oid import ExtendedKeyUsageOID as Usage
 
-        key = ec.generate_private_key(ec.SECP256R1())
+        try:
+            key = load_pem_public_key(public_key.encode())
+        except UnsupportedAlgorithm as error:
+            raise ValueError(f"wanted a key on the curve P-256 ({error})") from None
+        if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != "secp256r1":
+            raise ValueError("wanted a key on the curve P-256")
         usage = [Usage.CLIENT_AUTH] + [Usage.SERVER_AUTH] * listens
-        builder = _certificate(_x509_name(name), self._name, key, seconds)
+        builder = _certificate(_x509_name(name), self._certificate.subject, key, seconds)
         issuer = AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         builder = builder.add_extension(issuer, critical=False)
-        certificate = builder.add_extension(ExtendedKeyUsage(usage), critical=False).sign(self._key, hashes.SHA256())
-        pem = serialization.Encoding.PEM
-        return Identity(
-            ca=self._certificate.public_bytes(pem).decode(),
-            certificate=certificate.public_bytes(pem).decode(),
-            key=key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode(),
-        )
+        builder = builder.add_extension(ExtendedKeyUsage(usage), critical=False)
+        return builder.sign(self._key, hashes.SHA256()).public_bytes(Encoding.PEM).decode()
 
 
-@dataclass(frozen=True)
-class Invite:
-    """An address and an identity in one string that survives a chat message: ``kalavai://<text>``."""
+def new_key() -> str:
+    """A private key for a member, as PEM text."""
+    from cryptography.hazmat.primitives.asymmetric import ec
 
-    pool: str
-    address: str
-    role: str
-    expires: float
-    identity: Identity
+    return _private_pem(ec.generate_private_key(ec.SECP256R1()))
 
-    def encode(self) -> str:
-        packed = zlib.compress(json.dumps(asdict(self)).encode(), 9)
-        checksum = zlib.crc32(packed).to_bytes(4, "big")
-        return SCHEME + base64.urlsafe_b64encode(checksum + packed).decode().rstrip("=")
 
-    @classmethod
-    def decode(cls, text: str) -> Invite:
-        """Read an invite. Raises InviteError for text that is cut off, wrong or expired."""
-        text = "".join(text.split())
-        if not text.startswith(SCHEME):
-            raise InviteError(f"this is no invite: wanted text that starts with {SCHEME}, got {text[:24]!r}.")
-        body = text.removeprefix(SCHEME)
-        try:
-            raw = base64.b64decode(body + "=" * (-len(body) % 4), altchars=b"-_", validate=True)
-            if zlib.crc32(raw[4:]).to_bytes(4, "big") != raw[:4]:
-                raise ValueError("checksum")
-            fields = json.loads(zlib.decompress(raw[4:]))
-            invite = cls(**{**fields, "identity": Identity(**fields["identity"])})
-        except (ValueError, TypeError, KeyError, zlib.error):
-            raise InviteError(
-                f"the invite is damaged or cut off: its checksum does not fit its {len(text)} characters. "
-                "Copy all of it again."
-            ) from None
-        now = datetime.datetime.now().timestamp()
-        if invite.expires < now:
-            ago = datetime.timedelta(seconds=round(now - invite.expires))
-            raise InviteError(f"the invite to {invite.pool} expired {ago} ago; ask for a new one with pool.invite()")
-        return invite
+def public_pem(key: str) -> str:
+    """The public half of a private key, both as PEM text."""
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+    public = load_pem_private_key(key.encode(), None).public_key()
+    return public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode()
 
 
 def parse_seconds(text: str | float) -> float:
@@ -143,8 +154,14 @@ def _x509_name(text: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text[:64])])
 
 
+def _private_pem(key: ec.EllipticCurvePrivateKey) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+
+
 def _certificate(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey, seconds: float
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, seconds: float
 ) -> x509.CertificateBuilder:
     from cryptography import x509
 
@@ -153,8 +170,8 @@ def _certificate(
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(issuer)
-        .public_key(key.public_key())
+        .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(minutes=5))
+        .not_valid_before(now - datetime.timedelta(seconds=CLOCK_SECONDS))
         .not_valid_after(now + datetime.timedelta(seconds=seconds))
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -16,14 +16,18 @@ from kalavai_nb.gang import Gang, Rank, Sending, plan_sending
 from kalavai_nb.names import free_names
 from kalavai_nb.options import RunOptions
 from kalavai_nb.outputs import rank_range
+from kalavai_nb.rendezvous import environment, own_address, strangers
+from kalavai_nb.roads import by_pair
 from kalavai_nb.roster import Roster
 from kalavai_nb.screen import DocumentScreen
+from kalavai_nb.state import Link
 from kalavai_nb.values import bring_home, split
 from kalavai_nb.view import make_view
 
 DROPPED_FROM_BYTES = 1 << 20
 KEPT_RUNS = 50
 PROGRESS_FROM_BYTES = 50_000_000
+LINE_CHARACTERS = 80
 # the name that `pool.run(function)` gives to what the function returns
 CALL_VALUE = "_call_value"
 
@@ -36,6 +40,9 @@ class Session:
         self._say = say
         self.roster = Roster(engine, say)
         self.runs: list[CellRun] = []
+        # the workers of the gang that was looked at last, and the ways between their machines
+        self._linked: frozenset[str] = frozenset()
+        self._links: Mapping[tuple[str, str], Link] = {}
         engine.listen("", lambda event: self.roster.on_event(event, self.running()))
 
     def run(
@@ -161,6 +168,7 @@ class Session:
         ranks: list[Rank],
     ) -> tuple[CellRun, list[tuple[str, Message]]]:
         """Bring the ranks' machines what the cell needs; the run, and the messages that begin it."""
+        links = self._links_between(ranks, options)
         sending = plan_sending(gang, ranks, captured, explicit=options.send is not None)
         _scatter(sending, ranks, scattered, namespace)
         self._place(sending, ranks)
@@ -180,11 +188,30 @@ class Session:
                 "rank": rank.number,
                 "world_size": world_size,
                 "device": rank.devices[0].torch_name if options.gpus != 0 else "cpu",
-                "env": _environment(ranks, rank, world_size),
+                "env": environment(ranks, rank, world_size, links),
+                "address": own_address(ranks, rank, links),
             }
             message = {"op": "kn_run", "owner": self._engine.owner, "generation": rank.generation, "run": id}
             messages.append((rank.worker, {**message, "code": source, "order": order}))
-        return CellRun(number, id, self._engine, ranks, options, view), messages
+        return CellRun(number, id, self._engine, ranks, options, view, first_line(source)), messages
+
+    def _links_between(self, ranks: list[Rank], options: RunOptions) -> Mapping[tuple[str, str], Link]:
+        """The ways between the machines of these ranks; says once who does not reach whom."""
+        if len({rank.machine for rank in ranks}) == 1:
+            return {}
+        workers = frozenset(rank.worker for rank in ranks)
+        is_new = workers != self._linked
+        if is_new:
+            self._linked, self._links = workers, by_pair(self._engine.snapshot().links)
+        if apart := strangers(ranks, self._links):
+            a, b = apart[0]
+            more = f" ({len(apart)} pairs of machines do not)" if len(apart) > 1 else ""
+            said = f"ranks {a.number} ({a.where}) and {b.number} ({b.where}) do not reach each other{more}"
+            if options.reach == "direct":
+                raise NotEnoughDevices(f"{said}, as reach=direct wants; %pool restart places them anew.")
+            if is_new:
+                self._say(f"{said}: torch.distributed will not work between them")
+        return self._links
 
     def _bind_out(self, run: CellRun, options: RunOptions, namespace: dict[str, Any]) -> Any:
         """Bind the names of ``out=`` to lists by rank (None where a rank failed); returns them, or a call's values."""
@@ -198,19 +225,10 @@ class Session:
         return values or None
 
 
-def _environment(ranks: list[Rank], rank: Rank, world_size: int) -> dict[str, str]:
-    """torchrun's variables. LOCAL_RANK is 0: a rank sees its own GPU alone, so to torch it is a node of its own."""
-    host = ranks[0].worker.split("://")[1].rsplit(":", 1)[0]
-    environment = {
-        "RANK": str(rank.number),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": "0",
-        "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": host,
-        "MASTER_PORT": str(ranks[0].port),
-    }
-    # gloo would look for the host's own name, which need not lead anywhere
-    return {**environment, "GLOO_SOCKET_IFNAME": "lo"} if host.startswith("127.") else environment
+def first_line(source: str) -> str:
+    """What a cell is called where there is one line for it: its first line that says something."""
+    lines = (line.strip() for line in source.splitlines())
+    return next((line for line in lines if line and not line.startswith("# %%pool")), "")[:LINE_CHARACTERS]
 
 
 def _value_of(name: str, namespace: dict[str, Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import reprlib
 import socket
 import uuid
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatch
 from typing import Any, NamedTuple
@@ -16,7 +16,8 @@ class Device:
     """One GPU, or one CPU stand-in where a machine has no GPU.
 
     ``id`` is unique in the pool, ``index`` counts the devices of one machine, ``selector`` is what
-    CUDA_VISIBLE_DEVICES needs (empty for a stand-in). ``worker`` is the Dask address of its worker.
+    CUDA_VISIBLE_DEVICES needs (empty for a stand-in). ``worker`` is the Dask address of its worker. ``limits`` says
+    what its owner lends of it. ``flops`` (of a matrix product) and ``copy_bytes_per_second`` are measured.
     """
 
     id: str
@@ -28,6 +29,9 @@ class Device:
     memory_bytes: int
     selector: str = ""
     worker: str = ""
+    limits: str = ""
+    flops: float | None = None
+    copy_bytes_per_second: float | None = None
 
     def __str__(self) -> str:
         return f"{self.host} {self.kind}:{self.index}"
@@ -39,13 +43,30 @@ class Device:
 
 
 @dataclass(frozen=True)
+class Link:
+    """The way from one machine to another, as it was measured when the later of the two joined.
+
+    ``direct`` is whether the source can dial the target, at ``address``; else what they say goes through the gate.
+    ``rtt_seconds`` is of that way; ``bytes_per_second`` is None where it was not measured, as on ways through the gate.
+    """
+
+    source: str
+    target: str
+    direct: bool
+    address: str = ""
+    rtt_seconds: float | None = None
+    bytes_per_second: float | None = None
+
+
+@dataclass(frozen=True)
 class Need:
     """What an owner asks for: ``count`` devices, in groups of ``per`` on one machine, each with ``share`` free.
 
     Every group becomes a lease of its own, so that a rank can be replaced, grown or taken back by itself. ``wakes`` are
     idle leases of this owner (the ranks that a session has already): their devices come first, in this order.
     ``avoid`` are devices that will not do, such as those of the session's other ranks; ``prefer`` are those it would
-    rather have, best first. ``what`` says what the devices are for, such as the name of a sweep.
+    rather have, best first. ``what`` says what the devices are for, such as the name of a sweep. ``connected`` wants
+    machines that reach each other, for ranks that talk among themselves.
     """
 
     owner: str
@@ -60,6 +81,7 @@ class Need:
     avoid: tuple[str, ...] = ()
     prefer: tuple[str, ...] = ()
     what: str = ""
+    connected: bool = False
 
     def fits(self, device: Device) -> bool:
         """Whether this device is of the kind that was asked for."""
@@ -67,6 +89,10 @@ class Need:
         type_ok = not self.type or any(fnmatch(name, f"*{self.type.lower()}*") for name in names)
         host_ok = not self.host or fnmatch(device.host, self.host)
         return type_ok and host_ok and device.memory_bytes >= self.vram_bytes and device.id not in self.avoid
+
+    def shares_with(self, lease: Lease) -> bool:
+        """Whether this is for the same as that lease, so that neither makes room for the other."""
+        return (self.owner, self.what, self.share) == (lease.owner, lease.what, lease.share)
 
     def __str__(self) -> str:
         filters = {"type": self.type, "host": self.host, "vram": self.vram_bytes and f"{self.vram_bytes / 2**30:g}GB"}
@@ -105,26 +131,6 @@ class Waiting:
     count: int
     since: float
     reason: str
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The whole pool at one moment: its devices, who holds them, and who waits for what."""
-
-    pool: str
-    time: float
-    devices: tuple[Device, ...] = ()
-    leases: tuple[Lease, ...] = ()
-    queue: tuple[Waiting, ...] = ()
-    owners: dict[str, str] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as plain lists, dicts, strings and numbers."""
-        return asdict(self)
-
-    def leases_on(self, device_id: str) -> list[Lease]:
-        """The leases that hold this device."""
-        return [lease for lease in self.leases if device_id in lease.devices]
 
 
 class TrialState(StrEnum):

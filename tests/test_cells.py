@@ -37,7 +37,8 @@ def test_magics_shell_commands_and_await_work_inside(shared: Notebook) -> None:
         "%%pool gpus=2\nimport asyncio\nawait asyncio.sleep(0)\n!echo from the shell\n%time x = 1\nprint(x)"
     )
     assert "[0-1] from the shell\n" in cell.stream()
-    assert "[0] 1\n" in cell.stream()
+    # ranks whose wall times are equal to the digit go on saying the same
+    assert "[0] 1\n" in cell.stream() or "[0-1] 1\n" in cell.stream()
     assert "Wall time" in cell.stream()
     assert "[0-1] 3\n" in shared.ok("%%pool gpus=2\n%%time\nprint(1 + 2)").stream()
 

@@ -302,7 +302,7 @@ def test_many_values_are_walked_in_no_time() -> None:
 def test_large_values_biggest_first() -> None:
     source = """
 import numpy as np, torch, pandas as pd
-frame = pd.DataFrame({"x": np.zeros(200_000), "text": ["some text"] * 200_000})
+frame = pd.DataFrame({"x": np.zeros(200_000), "text": ["some text" * 5] * 200_000})
 array = np.zeros((3000, 1000))
 raw = bytes(1_500_000)
 view = torch.zeros(4_000_000, dtype=torch.uint8)[:10]

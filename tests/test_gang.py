@@ -16,7 +16,9 @@ from kalavai_nb.errors import OptionError, RankDied, RemoteError
 from kalavai_nb.failure import LAST_LINES, Failure, exception_of
 from kalavai_nb.gang import Gang, Rank, Sending, gang_key, plan_sending
 from kalavai_nb.options import RunOptions
-from kalavai_nb.state import Device, Lease, Snapshot, Waiting
+from kalavai_nb.reading import Machine
+from kalavai_nb.snapshot import Snapshot
+from kalavai_nb.state import Device, Lease, Link, Waiting
 from kalavai_nb.table import snapshot_html, snapshot_text
 from kalavai_nb.values import split
 
@@ -399,3 +401,28 @@ def test_names_cannot_write_html() -> None:
     text = snapshot_html(evil)
     assert not any(tag in text for tag in ("<b>", "<script>", "<i>", "<u>"))
     assert "&lt;script&gt;" in text
+
+
+# a pool of machines that were measured
+
+
+def test_devices_that_were_timed_have_their_speed_beside_their_name() -> None:
+    timed = Snapshot("lab", 0.0, (device(0, flops=3.12e14), device(1, flops=9.5e10), device(2)))
+    assert [line.split("  NVIDIA A100  ")[1].strip() for line in snapshot_text(timed).splitlines()[2:]] == [
+        "312 TFLOP/s  80.0 GiB  free",
+        "95 GFLOP/s   80.0 GiB  free",
+        "n/a          80.0 GiB  free",
+    ]
+    assert snapshot_text(timed).splitlines()[1].split() == ["#", "device", "kind", "name", "speed", "memory", "state"]
+
+
+def test_ways_between_few_machines_are_told_one_by_one_and_of_many_only_how_many() -> None:
+    few = (Machine("m0", "vm", links="desk by the gate"), Machine("m1", "vm"))
+    assert snapshot_text(Snapshot("lab", 0.0, (device(0),), machines=few)).splitlines()[-1] == (
+        "from box: desk by the gate"
+    )
+    many = tuple(Machine(f"m{number}", "box", links="x") for number in range(9))
+    links = (Link("m0", "m1", True), Link("m1", "m0", False))
+    assert snapshot_text(Snapshot("lab", 0.0, (device(0),), machines=many, links=links)).splitlines()[-1] == (
+        "2 ways between machines: 1 direct, 1 by the gate"
+    )

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tiny_lm import tiny_lm
+
 pytestmark = pytest.mark.gpu
 
 # in a process of its own: conftest.py hides the cards from this one
@@ -41,17 +43,45 @@ if __name__ == "__main__":
         print("fine")
 """
 
+MODEL_SCRIPT = """
+import sys
+import kalavai_nb as kn
+
+if __name__ == "__main__":
+    with kn.Pool(quiet=True) as pool:
+        options = {"dtype": "float32", "show": False, "spares": 0}
+        with pool.load(sys.argv[1], gpus=1, **options) as lm:
+            expected = lm.generate(["hello", "all the world"], max_new_tokens=40)
+            whole = lm.stages[0].memory_bytes
+        with pool.load(sys.argv[1], gpus=len(pool.devices), **options) as lm:
+            assert {stage.device.kind for stage in lm.stages} == {"cuda"}, lm.stages
+            assert lm.generate(["hello", "all the world"], max_new_tokens=40) == expected
+        with pool.load(sys.argv[1], gpus=1, quant="int4", **options) as lm:
+            assert lm.generate("hello", max_new_tokens=5)
+            assert lm.stages[0].memory_bytes < 0.35 / 2 * whole, lm.stages
+        print("fine")
+"""
+
 
 def test_memory_is_given_back_and_a_full_card_means_a_whole_one(tmp_path: Path) -> None:
+    assert_fine(SCRIPT, tmp_path)
+
+
+def test_a_model_gives_the_same_tokens_on_one_card_and_on_all(tmp_path: Path) -> None:
+    assert_fine(MODEL_SCRIPT, tmp_path, str(tiny_lm(tmp_path / "model", hidden_size=256, intermediate_size=512)))
+
+
+def assert_fine(script: str, directory: Path, *arguments: str) -> None:
+    """Run it where it sees the cards; skip where there are none."""
     torch = pytest.importorskip("torch")
     visible = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
     probe = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     if not torch.version.cuda or subprocess.check_output(probe, env=visible, text=True).strip() == "0":
         pytest.skip("no GPU here")
-    (tmp_path / "script.py").write_text(SCRIPT)
+    (directory / "script.py").write_text(script)
     done = subprocess.run(
-        [sys.executable, "script.py"],
-        cwd=tmp_path,
+        [sys.executable, "script.py", *arguments],
+        cwd=directory,
         env=visible,
         capture_output=True,
         text=True,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,72 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
-from kalavai_nb.ledger import AWAY_SECONDS, Evict, Granted, Ledger, Need, Refused, Yield
-from kalavai_nb.state import Device
-
-GIB = 2**30
-IDLE = 60.0
-
-
-def device(number: int, machine: str = "m0", **fields: Any) -> Device:
-    given = {"kind": "cuda", "name": "NVIDIA A100", "host": machine, "memory_bytes": 8 * GIB, **fields}
-    return Device(id=f"d{number}", index=number, machine=machine, **given)
-
-
-class Pool:
-    """A ledger in which every request gets the clock of the test, and evictions are carried out when it says so."""
-
-    def __init__(self, *devices: Device, owners: str = "abc", idle_seconds: float = IDLE) -> None:
-        self.ledger = Ledger(idle_seconds)
-        self.now = 0.0
-        for each in devices:
-            self.ledger.add_device(each)
-        for owner in owners:
-            self.ledger.add_owner(owner, f"{owner}.ipynb")
-
-    def ask(self, id: str, count: int = 1, *, owner: str = "", **fields: Any) -> None:
-        """Queue a request; its owner is the first letter of its id, unless told otherwise."""
-        self.ledger.request(id, Need(owner or id[0], count, **fields), self.now)
-
-    def decide(self) -> list[Granted | Refused | Evict | Yield]:
-        return self.ledger.schedule(self.now)
-
-    def grants(self) -> dict[str, list[str]]:
-        """{request: devices} of what is granted now."""
-        found = [decision for decision in self.decide() if isinstance(decision, Granted)]
-        return {g.request: [id for lease in g.leases for id in lease.devices] for g in found}
-
-    def evictions(self) -> list[str]:
-        """The devices that are taken back now."""
-        return [id for found in self.decide() if isinstance(found, Evict) for id in found.lease.devices]
-
-    def yields(self) -> list[str]:
-        """The leases that are asked back now."""
-        return [found.lease.id for found in self.decide() if isinstance(found, Yield)]
-
-    def get(self, id: str, count: int = 1, **fields: Any) -> tuple[str, ...]:
-        """Ask, and be granted at once: the ids of the leases."""
-        self.ask(id, count, **fields)
-        [granted] = self.decide()
-        assert isinstance(granted, Granted)
-        assert granted.request == id
-        return tuple(lease.id for lease in granted.leases)
-
-    def get_on(self, id: str, where: str, **fields: Any) -> tuple[str, ...]:
-        """The same on that device."""
-        return self.get(id, avoid=tuple(other for other in self.ledger.devices if other != where), **fields)
-
-    def rest(self, leases: Iterable[str]) -> None:
-        self.ledger.rest(leases, self.now)
-
-    def reason(self, request: str) -> str:
-        [found] = [waiting.reason for waiting in self.ledger.waiting(self.now) if waiting.id == request]
-        return found
-
-
-def pool_of(count: int, **options: Any) -> Pool:
-    return Pool(*(device(number) for number in range(count)), **options)
-
+from kalavai_nb.ledger import AWAY_SECONDS, Evict, Granted, Need, Refused, Yield
+from ledgers import GIB, IDLE, Pool, device, pool_of
 
 # all or nothing
 
@@ -324,6 +259,16 @@ def test_a_sweep_is_asked_once_to_give_back_what_others_wait_for() -> None:
     assert pool.grants() == {"b": ["d0"]}, "who holds less comes first"
     pool.ledger.release(second)
     assert pool.grants() == {"a3": ["d1"]}
+
+
+def test_the_spare_of_a_model_is_asked_for_and_its_stages_are_not() -> None:
+    pool = pool_of(2)
+    pool.get("a1", kind="model", what="model m")
+    spare = pool.get("a2", kind="spare", what="model m")
+    pool.ask("b")
+    assert pool.yields() == list(spare)
+    pool.ledger.release(spare)
+    assert pool.grants() == {"b": ["d1"]}
 
 
 def test_the_cell_of_a_notebook_does_not_wait_for_its_whole_sweep() -> None:
@@ -636,6 +581,26 @@ def test_a_cancelled_request_is_not_granted_and_holds_nothing_back() -> None:
     assert pool.grants() == {"c": ["d1"]}
     pool.ledger.release(lease)
     assert pool.grants() == {}
+
+
+def test_what_a_cancelled_request_kept_is_for_whoever_asks_next() -> None:
+    pool = pool_of(2)
+    pool.get("a")
+    pool.ask("b", 2)
+    assert pool.grants() == {}
+    pool.ledger.cancel("b")
+    assert pool.grants() == {}
+    pool.ask("c")
+    assert pool.grants() == {"c": ["d1"]}
+
+
+def test_who_asks_later_and_holds_less_comes_before_who_keeps_devices() -> None:
+    pool = pool_of(4)
+    pool.get("a1", 2)
+    pool.ask("a2", 3)
+    assert pool.grants() == {}
+    pool.ask("b")
+    assert pool.grants() == {"b": ["d2"]}
 
 
 def test_resting_or_releasing_what_is_gone_changes_nothing() -> None:

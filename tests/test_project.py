@@ -8,6 +8,8 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
@@ -62,11 +64,28 @@ def test_examples_are_kept_without_outputs(path: Path) -> None:
     assert not any(cell["outputs"] or cell["execution_count"] for cell in cells)
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_examples_run_from_top_to_bottom(path: Path, tmp_path: Path) -> None:
-    executed = tmp_path / path.name
-    command = [sys.executable, str(ROOT / "examples" / "run_notebook.py"), str(path), str(executed)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=170, check=False)
+Ran = tuple[subprocess.CompletedProcess[str], Path]
+
+
+@pytest.fixture(scope="module")
+def examples(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Future[Ran]]]:
+    """Those that are asked for, two at once: each waits as long as it computes."""
+    folder = tmp_path_factory.mktemp("examples")
+
+    def run(path: Path) -> Ran:
+        command = [sys.executable, str(ROOT / "examples" / "run_notebook.py"), str(path), str(folder / path.name)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=170, check=False), folder / path.name
+
+    asked = [path for path in EXAMPLES if any(f"[{path.stem}]" in item.name for item in request.session.items)]
+    with ThreadPoolExecutor(2) as two:
+        yield {path.stem: two.submit(run, path) for path in asked}
+
+
+@pytest.mark.parametrize("name", [path.stem for path in EXAMPLES])
+def test_examples_run_from_top_to_bottom(name: str, examples: dict[str, Future[Ran]]) -> None:
+    done, executed = examples[name].result()
     assert done.returncode == 0, done.stdout + done.stderr
     outputs = [o for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code" for o in cell.outputs]
     assert any("image/png" in output.get("data", {}) for output in outputs), "an example ends in a plot"

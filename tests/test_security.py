@@ -1,4 +1,4 @@
-"""Certificates of a pool, and invites that survive a chat message."""
+"""Certificates of a pool, and times."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from kalavai_nb.errors import InviteError, KalavaiError
-from kalavai_nb.security import SCHEME, Authority, Identity, Invite, parse_seconds
+from kalavai_nb.identity import Identity
+from kalavai_nb.security import CLOCK_SECONDS, Authority, dask_security, new_key, parse_seconds, public_pem
 
 if TYPE_CHECKING:
     from cryptography import x509
@@ -20,12 +20,6 @@ if TYPE_CHECKING:
 @pytest.fixture(scope="module")
 def authority() -> Authority:
     return Authority("lab")
-
-
-@pytest.fixture(scope="module")
-def invite(authority: Authority) -> Invite:
-    identity = authority.issue("worker:box", listens=False)
-    return Invite("lab", "tls://10.0.0.1:8786", "worker", time.time() + 3600, identity)
 
 
 def certificate(pem: str) -> x509.Certificate:
@@ -130,9 +124,10 @@ def test_a_certificate_lives_as_long_as_it_is_told(authority: Authority) -> None
     assert seconds_left(authority.issue("worker:box", listens=False, seconds=7200)) == pytest.approx(7200, abs=60)
 
 
-def test_a_certificate_is_valid_on_machines_whose_clock_is_a_little_slow(authority: Authority) -> None:
+def test_a_certificate_is_valid_on_machines_whose_clock_is_slow(authority: Authority) -> None:
     begin = certificate(authority.issue("head", listens=True).certificate).not_valid_before_utc
-    assert time.time() - begin.timestamp() == pytest.approx(300, abs=60)
+    assert time.time() - begin.timestamp() == pytest.approx(CLOCK_SECONDS, abs=60)
+    assert CLOCK_SECONDS > 2 * 3600
 
 
 def test_a_long_name_fits_a_certificate(authority: Authority) -> None:
@@ -169,81 +164,35 @@ def test_an_expired_certificate_is_refused(authority: Authority, tmp_path: Path)
         handshake(tmp_path, server=head, client=late)
 
 
-# invites
+def test_an_authority_is_kept_and_found_again(authority: Authority, tmp_path: Path) -> None:
+    again = Authority.load(authority.dump())
+    assert again.ca == authority.ca
+    head, user = authority.issue("head", listens=True), again.issue("user:ada", listens=False)
+    handshake(tmp_path, server=head, client=user)
 
 
-def test_an_invite_comes_back(invite: Invite) -> None:
-    text = invite.encode()
-    assert text.startswith(SCHEME)
-    assert Invite.decode(text) == invite
+@pytest.mark.parametrize("cut", [0, 10, 400])
+def test_an_authority_that_was_cut_off_is_none(authority: Authority, cut: int) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        Authority.load(authority.dump()[:cut])
 
 
-def test_an_invite_is_text_that_nothing_breaks(invite: Invite) -> None:
-    body = invite.encode().removeprefix(SCHEME)
-    assert set(body) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
+def test_a_member_keeps_its_key_to_itself(authority: Authority, tmp_path: Path) -> None:
+    key = new_key()
+    identity = Identity(authority.ca, authority.certify(public_pem(key), "user:ada", listens=False), key)
+    handshake(tmp_path, server=authority.issue("head", listens=True), client=identity)
+    with pytest.raises(ValueError, match=r"\w"):
+        authority.certify("no key", "user:ada", listens=False)
 
 
-def test_an_invite_fits_a_chat_message(invite: Invite) -> None:
-    assert len(invite.encode()) < 2000
-
-
-def test_an_invite_survives_the_lines_and_spaces_of_a_chat_message(invite: Invite) -> None:
-    text = invite.encode()
-    lines = "\n   ".join(text[start : start + 70] for start in range(0, len(text), 70))
-    assert Invite.decode(f"  {lines}\r\n\t") == invite
-    assert Invite.decode(text[:100] + "\u00a0" + text[100:]) == invite
-
-
-@pytest.mark.parametrize("missing", range(1, 9))
-def test_an_invite_that_is_cut_off_is_told_to_be_so(invite: Invite, missing: int) -> None:
-    with pytest.raises(InviteError, match=r"damaged or cut off.*Copy all of it again"):
-        Invite.decode(invite.encode()[:-missing])
-
-
-@pytest.mark.parametrize("length", [0, 1, 2, 5, 6, 50])
-def test_the_beginning_of_an_invite_is_told_to_be_cut_off(invite: Invite, length: int) -> None:
-    with pytest.raises(InviteError, match="damaged or cut off"):
-        Invite.decode(invite.encode()[: len(SCHEME) + length])
-
-
-def test_an_invite_with_a_changed_letter_is_damaged(invite: Invite) -> None:
-    text = invite.encode()
-    changed = text[:200] + ("A" if text[200] != "A" else "B") + text[201:]
-    with pytest.raises(InviteError, match="damaged or cut off"):
-        Invite.decode(changed)
-
-
-@pytest.mark.parametrize(
-    "text", ["hello", "https://example.com/invite", "tls://10.0.0.1:8786", "größe", "a.b", "é" * 40]
-)
-def test_text_that_is_no_invite_is_told_what_was_wanted(text: str) -> None:
-    with pytest.raises(
-        InviteError, match=f"this is no invite: wanted text that starts with {SCHEME}, got '{text[:24]}'"
-    ):
-        Invite.decode(text)
-
-
-def test_an_invite_of_other_fields_cannot_be_used() -> None:
-    import base64
-    import json
-    import zlib
-
-    packed = zlib.compress(json.dumps({"pool": "lab"}).encode())
-    raw = zlib.crc32(packed).to_bytes(4, "big") + packed
-    with pytest.raises(InviteError):
-        Invite.decode(SCHEME + base64.urlsafe_b64encode(raw).decode())
-
-
-def test_an_expired_invite_says_since_when_and_what_to_do(invite: Invite) -> None:
-    old = replace(invite, expires=time.time() - 7200)
-    with pytest.raises(InviteError) as error:
-        Invite.decode(old.encode())
-    assert str(error.value) == "the invite to lab expired 2:00:00 ago; ask for a new one with pool.invite()"
-
-
-def test_invite_errors_are_value_errors_of_ours() -> None:
-    assert issubclass(InviteError, ValueError)
-    assert issubclass(InviteError, KalavaiError)
+def test_a_certificate_is_renewed_on_a_context_that_is_in_use(authority: Authority, tmp_path: Path) -> None:
+    old, new = (authority.issue(name, listens=True) for name in ("worker:old", "worker:new"))
+    security = dask_security(old)
+    context = security.get_connection_args("worker")["ssl_context"]
+    before = len(security.contexts)
+    security.renew(new)
+    assert len(security.contexts) == before == 1
+    assert context is security.contexts[0]
 
 
 # times

@@ -18,6 +18,17 @@ from kalavai_nb.state import TrialState
 from notebook import Notebook, listens_on
 
 SECONDS = 0.3
+# where it is not the time that matters
+BRIEF_SECONDS = 0.1
+
+
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kn.Pool]:
+    """A pool for tests that leave it as it was."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("notebook"))
+        with kn.Pool(devices=2, quiet=True) as pool:
+            yield pool
 
 
 @pytest.fixture
@@ -27,7 +38,7 @@ def pool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[kn.Pool]:
         yield pool
 
 
-def counting(path: Path, at_17: Callable[[], object] = lambda: None) -> Callable[[int], int]:
+def counting(path: Path, at_17: Callable[[], object] = lambda: None, seconds: float = SECONDS) -> Callable[[int], int]:
     """A trial function that notes each of its executions, and does something else as trial 17."""
     log = str(path / "executions")
 
@@ -40,7 +51,7 @@ def counting(path: Path, at_17: Callable[[], object] = lambda: None) -> Callable
         os.close(file)
         if x == 17:
             at_17()
-        time.sleep(SECONDS)
+        time.sleep(seconds)
         return x * 10
 
     return work
@@ -52,8 +63,7 @@ def executions(path: Path) -> Counter[int]:
 
 def workers(pool: kn.Pool) -> list[psutil.Process]:
     """The processes of the pool's workers, by device."""
-    assert pool._embedded
-    below = psutil.Process(pool._embedded.pid).children(recursive=True)
+    below = psutil.Process(pool._opened.pid).children(recursive=True)
     return [next(p for p in below if listens_on(p, device.worker)) for device in pool.devices]
 
 
@@ -76,11 +86,11 @@ def test_a_killed_worker_costs_one_execution_and_no_result(pool: kn.Pool, tmp_pa
     assert max(trial.attempts for trial in sweep.trials) <= 2
 
 
-def test_a_trial_that_raises_fails_alone_and_nothing_is_run_again(pool: kn.Pool, tmp_path: Path) -> None:
+def test_a_trial_that_raises_fails_alone_and_nothing_is_run_again(lasting: kn.Pool, tmp_path: Path) -> None:
     def fail() -> None:
         raise ValueError("no such thing")
 
-    sweep = pool.map(counting(tmp_path, fail), range(40), show=False).wait()
+    sweep = lasting.map(counting(tmp_path, fail, BRIEF_SECONDS), range(40), show=False).wait()
     assert states(sweep) == {TrialState.COMPLETE: 39, TrialState.FAILED: 1}
     assert executions(tmp_path).total() == 40
     assert isinstance(sweep[17].error, ValueError)
@@ -93,7 +103,7 @@ def test_a_trial_that_raises_fails_alone_and_nothing_is_run_again(pool: kn.Pool,
 
 @pytest.mark.parametrize("how", ["exit", "segfault", "kill"])
 def test_a_trial_that_ends_its_process_fails_alone_and_no_worker_is_lost(
-    pool: kn.Pool, tmp_path: Path, how: str
+    lasting: kn.Pool, tmp_path: Path, how: str
 ) -> None:
     def end() -> None:
         import ctypes
@@ -107,17 +117,17 @@ def test_a_trial_that_ends_its_process_fails_alone_and_no_worker_is_lost(
         else:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    before = workers(pool)
-    sweep = pool.map(counting(tmp_path, end), range(40), show=False).wait()
+    before = workers(lasting)
+    sweep = lasting.map(counting(tmp_path, end, BRIEF_SECONDS), range(40), show=False).wait()
     assert states(sweep) == {TrialState.COMPLETE: 39, TrialState.FAILED: 1}
     assert executions(tmp_path).total() <= 42
     said = {"exit": "exited with code 3", "segfault": "SIGSEGV", "kill": "SIGKILL"}[how]
     assert isinstance(sweep[17].error, TrialError)
     assert said in str(sweep[17].error)
-    assert workers(pool) == before
+    assert workers(lasting) == before
 
 
-def test_a_trial_that_hangs_is_ended_and_its_device_goes_on(pool: kn.Pool, tmp_path: Path) -> None:
+def test_a_trial_that_hangs_is_ended_and_its_device_goes_on(lasting: kn.Pool, tmp_path: Path) -> None:
     def hang() -> None:
         import time
 
@@ -127,17 +137,17 @@ def test_a_trial_that_hangs_is_ended_and_its_device_goes_on(pool: kn.Pool, tmp_p
             except KeyboardInterrupt:
                 continue
 
-    sweep = pool.map(counting(tmp_path, hang), range(40), timeout=2, show=False).wait()
+    sweep = lasting.map(counting(tmp_path, hang, BRIEF_SECONDS), range(40), timeout=1, show=False).wait()
     assert states(sweep) == {TrialState.COMPLETE: 39, TrialState.FAILED: 1}
     assert isinstance(sweep[17].error, TrialTimeout)
     assert executions(tmp_path).total() == 40
     on_it = [t for t in sweep.trials if t.device == sweep[17].device and (t.started or 0) > (sweep[17].started or 0)]
     freed = min(t.started or 0 for t in on_it) - (sweep[17].started or 0)
-    assert freed < 2 + 3, "its device is used again soon after the timeout"
+    assert freed < 1 + 3, "its device is used again soon after the timeout"
 
 
-def test_stop_starts_no_more_and_resume_does_the_rest(pool: kn.Pool, tmp_path: Path) -> None:
-    sweep = pool.map(counting(tmp_path), range(40), show=False)
+def test_stop_starts_no_more_and_resume_does_the_rest(lasting: kn.Pool, tmp_path: Path) -> None:
+    sweep = lasting.map(counting(tmp_path), range(40), show=False)
     wait_for_complete(sweep, 10)
     sweep.stop()
     begun = executions(tmp_path).total()
@@ -204,8 +214,9 @@ def test_a_killed_kernel_loses_what_ran_and_nothing_else(tmp_path: Path) -> None
 def test_a_killed_head_is_said_and_another_pool_does_the_rest(pool: kn.Pool, tmp_path: Path) -> None:
     sweep = pool.map(counting(tmp_path), range(40), name="fits", show=False)
     wait_for_complete(sweep, 20)
-    assert pool._embedded
-    head = next(p for p in psutil.Process(pool._embedded.pid).children(recursive=True) if listens_on(p, pool._address))
+    head = next(
+        p for p in psutil.Process(pool._opened.pid).children(recursive=True) if listens_on(p, pool.engine.address)
+    )
     head.kill()
     killed = time.monotonic()
     with pytest.raises(SweepError) as caught:

@@ -10,7 +10,7 @@ import pytest
 from kalavai_nb.state import Device, Need, Report, Trial, TrialState, brief
 from kalavai_nb.trials.display import DEVICE_LINES, ERROR_LINES, LINE_CHARACTERS, describe, duration, spark
 from kalavai_nb.trials.failures import MOST_SHOWN, failures
-from kalavai_nb.trials.judge import Job, again
+from kalavai_nb.trials.judge import DEATHS, Job, again
 from kalavai_nb.trials.slots import MOST_AT_ONCE, Pace, Slot
 from kalavai_nb.trials.trial_list import MOST_REPORTS, TrialList
 from kalavai_nb.trials.trial_queue import TrialQueue
@@ -158,13 +158,16 @@ def test_a_long_curve_is_thinned() -> None:
 # who runs again
 
 
-def test_a_lost_worker_costs_one_more_attempt_and_a_checkpoint_renews_it() -> None:
+def test_a_lost_worker_costs_one_more_attempt_a_few_times_and_a_checkpoint_renews_it() -> None:
     lost = {"status": "lost", "how": "…"}
-    once = again(Job(NEED), lost, 0, [device(0)], lambda: [])
-    assert once
-    assert once.deaths == 1
-    assert again(once, lost, 0, [device(0)], lambda: []) is None
-    assert again(once.renewed(), lost, 0, [device(0)], lambda: [])
+    job = Job(NEED)
+    for deaths in range(1, DEATHS + 1):
+        found = again(job, lost, 0, [device(0)], lambda: [])
+        assert found
+        job = found
+        assert job.deaths == deaths
+    assert again(job, lost, 0, [device(0)], lambda: []) is None
+    assert again(job.renewed(), lost, 0, [device(0)], lambda: [])
 
 
 def test_a_failure_is_tried_again_as_often_as_was_asked() -> None:

@@ -47,6 +47,8 @@ class Dispatch:
         draw: Callable[[str, bool], None],
     ) -> None:
         self.engine = engine
+        self.began_at, self.had = time.time(), record.trials.ended
+        self.ended_at: float | None = None
         self._engine, self._options, self._record, self._search = engine, options, record, search
         self._trials, self._draw = record.trials, draw
         self._run = secrets.token_hex(4)
@@ -133,6 +135,7 @@ class Dispatch:
             try:
                 self._results.close(self.error)
             finally:
+                self.ended_at = time.time()
                 self._over.set()
                 self._answered.set()
                 self._trials.change({})  # wakes those who wait for the end
@@ -214,6 +217,9 @@ class Dispatch:
     def _on_yield(self, event: Event) -> None:
         if slot := self._board.slots.get(event["lease"]):
             slot.wanted = True
+            if event.get("leaving"):
+                slot.leaving = True
+                self._results.take_back(slot)
 
     def _on_lost(self, event: Event) -> None:
         """A worker is gone: its trial that ran was cut off; those it had not begun simply wait again."""
@@ -221,7 +227,7 @@ class Dispatch:
         for slot in [slot for slot in self._board.slots.values() if slot.worker == event["worker"]]:
             del self._board.slots[slot.lease]
             for index in slot.assigned:
-                self._results.lose(index, slot)
+                self._results.lose(index, slot, event.get("left", ""))
 
     def _release(self, slot: Slot) -> None:
         del self._board.slots[slot.lease]

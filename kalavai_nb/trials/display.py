@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from kalavai_nb.screen import LiveDisplay
 from kalavai_nb.state import Trial, TrialState, brief
+from kalavai_nb.trials.progress import reasons, seconds_left, value_text
 from kalavai_nb.trials.trial_list import TrialList
 
 BAR_CHARACTERS = 30
@@ -87,21 +88,20 @@ def describe(
     """
     counts, finished = trials.counts, trials.ended
     facts = [", ".join(f"{counts[state]} {state.lower()}" for state in TrialState if counts[state])]
-    done_now = finished - had
     if had:
         facts.append(f"{had} from before")
     facts.append(duration(seconds))
-    if done_now > 0 and finished < planned:
-        facts.append(f"about {duration(seconds / done_now * (planned - finished))} left")
+    if (left := seconds_left(trials, planned, seconds=seconds, had=had)) is not None:
+        facts.append(f"about {duration(left)} left")
     metric = metrics[0] if metrics else None
     lines = note.splitlines()[:1]
     if len(metrics) < 2 and (best := trials.best):
-        lines.append(f"best: trial {best.index}, {_value(best, metric)} with {brief(best.config)}")
+        lines.append(f"best: trial {best.index}, {value_text(best, metric)} with {brief(best.config)}")
     running = sorted(list(trials.running), key=lambda index: trials[index].device)
     lines += [_running(trials[index], metric) for index in running[:DEVICE_LINES]]
     lines += [f"and {len(running) - DEVICE_LINES} more running"] * (len(running) > DEVICE_LINES)
-    errors = [(error, count) for error, count in trials.reasons.most_common() if count]
-    lines += [f"{count} × {error}" for error, count in errors[:ERROR_LINES]]
+    errors = reasons(trials)
+    lines += errors[:ERROR_LINES]
     lines += [f"and {len(errors) - ERROR_LINES} more kinds of error"] * (len(errors) > ERROR_LINES)
     return Picture(title, finished, planned, "; ".join(filter(None, facts)), tuple(lines))
 
@@ -132,8 +132,3 @@ def _running(trial: Trial, metric: str | None) -> str:
     name = metric or next((name for report in trial.reports[:1] for name in report.metrics), None)
     curve = [report.metrics[name] for report in trial.reports if name in report.metrics]
     return f"{text}  {spark(curve)} {name}={curve[-1]:.4g} at step {trial.reports[-1].step}" if curve else text
-
-
-def _value(trial: Trial, metric: str | None) -> str:
-    value = trial.value.get(metric) if isinstance(trial.value, dict) and metric in trial.value else trial.value
-    return f"{metric}={brief(value)}" if metric else brief(value)

@@ -7,7 +7,7 @@ from typing import Any
 from kalavai_nb.errors import RemoteError, TrialError, TrialTimeout
 from kalavai_nb.failure import last_words, original_error
 
-# {"status": "ok" | "error" | "died" | "timeout" | "stopped" | "lost", …}: see worker/trial.py and worker/runner.py
+# {"status": "ok" or "error", "died", "timeout", "stopped", "lost", "left", …}: see worker/trial.py and worker/runner.py
 End = dict[str, Any]
 
 

@@ -26,8 +26,9 @@ from kalavai_nb.trials.entries import Recorded, Unreadable
 from kalavai_nb.trials.journal import Journal
 from kalavai_nb.trials.options import MapOptions
 from kalavai_nb.trials.orders import Function
+from kalavai_nb.trials.pool import HasEngine
 from kalavai_nb.trials.record import Record
-from kalavai_nb.trials.sweep import HasEngine, Sweep
+from kalavai_nb.trials.sweep import Sweep
 from kalavai_nb.trials.trial_list import TrialList
 
 # a function that carries less is not worth a line
@@ -114,6 +115,7 @@ def launch(
         modes=options.modes,
         launch=begin,
         make_study=(lambda: study_of(search, proposal, options, record.trials)) if search and proposal else None,
+        planned=planned or 0,
     )
     try:
         if before:

@@ -12,6 +12,7 @@ from kalavai_nb.errors import OptionError
 from kalavai_nb.trials.configs import read_configs
 from kalavai_nb.trials.launch import Proposal, launch
 from kalavai_nb.trials.options import MapOptions, read_map_options
+from kalavai_nb.trials.pool import Displays
 from kalavai_nb.trials.shelf import Shelf, sweeps
 from kalavai_nb.trials.sweep import Sweep
 
@@ -26,8 +27,8 @@ class SweepMethods:
         """The connection to the pool."""
         raise NotImplementedError
 
-    def check(self) -> None:
-        """Raise PoolClosed where nothing can be asked of this pool any more."""
+    def check(self, *, use: bool = False) -> None:
+        """Raise PoolClosed where nothing can be asked of this pool any more. Before ``use``, say what will break."""
         raise NotImplementedError
 
     def map(
@@ -196,7 +197,7 @@ class SweepMethods:
         configs: list[Any] | None = None,
         proposal: Proposal | None = None,
     ) -> Sweep:
-        self.check()
+        self.check(use=True)
         sweeps.stop_if_running(options.name)
         try:
             sweep = launch(self.engine, sweeps.journal, fn, options, configs=configs, proposal=proposal)
@@ -204,4 +205,9 @@ class SweepMethods:
             journal = sweeps.substitute(error)
             sweep = launch(self.engine, journal, fn, options, configs=configs, proposal=proposal)
         sweeps.add(sweep)
+        sweep.find_panel = lambda: self._panel_of(sweep)
         return sweep
+
+    def _panel_of(self, sweep: Sweep) -> Displays | None:
+        """What shows this sweep live, where there is something."""
+        raise NotImplementedError

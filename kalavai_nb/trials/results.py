@@ -16,7 +16,7 @@ from kalavai_nb.state import Report, Trial, TrialState
 from kalavai_nb.trials.content import Content
 from kalavai_nb.trials.end import End, error_of, worth_keeping
 from kalavai_nb.trials.homecoming import Homecoming
-from kalavai_nb.trials.judge import again
+from kalavai_nb.trials.judge import DEATHS, again
 from kalavai_nb.trials.options import MapOptions
 from kalavai_nb.trials.orders import Orders
 from kalavai_nb.trials.record import Outcome, Record
@@ -24,6 +24,7 @@ from kalavai_nb.trials.slots import Board, Slot
 
 NOTHING: Mapping[str, str] = MappingProxyType({})
 PRUNED, STOPPED, OVERTAKEN = "pruned", "the sweep was stopped", "another attempt was faster"
+MOVED = "its device is leaving"
 
 
 class Results:
@@ -94,16 +95,28 @@ class Results:
         """A trial ends without having run."""
         self._outcomes[index] = Outcome({"state": state, "error": error})
 
-    def lose(self, index: int, slot: Slot) -> None:
-        """The worker of this slot is gone, and with it what ran; what had not begun simply waits again."""
+    def lose(self, index: int, slot: Slot, left: str = "") -> None:
+        """The worker of this slot is gone, and with it what ran; what had not begun simply waits again.
+
+        ``left`` says why, where its owner took it back.
+        """
         if self._board.copies(index):
             return
         if self.is_running(index, slot):
-            end = {"status": "lost", "how": f"its worker was lost twice, last on {slot}"}
+            how = f"its worker was lost {DEATHS + 1} times, last on {slot}"
+            end = {"status": "left", "how": left} if left else {"status": "lost", "how": how}
             # what it saved may still be on its way
             self._homecoming.after({"kind": "cut", "index": index, "end": end, "slot": slot})
         elif not self._trials[index].state.is_finished():
             self._board.put(index, self._board.jobs[index])
+
+    def take_back(self, slot: Slot) -> None:
+        """What has not begun there waits again, for another slot."""
+        for index in [index for index in slot.assigned if not self.is_running(index, slot)]:
+            self.tell_to_stop(slot, index, MOVED)
+            slot.assigned.remove(index)
+            if not self._board.copies(index) and not self._trials[index].state.is_finished():
+                self._board.put(index, self._board.jobs[index])
 
     def tell_to_stop(self, slot: Slot, index: int, reason: str) -> None:
         if reason == STOPPED:

@@ -31,13 +31,15 @@ class Slot:
     assigned: list[int] = field(default_factory=list)
     # somebody else waits for it
     wanted: bool = False
+    # its owner takes the device back
+    leaving: bool = False
     since: float = field(default_factory=time.monotonic)
     fed: bool = False
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it is to be given back after the trials it has: it is wanted, and has been of use."""
-        return self.wanted and self.fed and time.monotonic() - self.since >= SLICE_SECONDS
+        """Whether it is to be given back after the trials it has: its device leaves, or it is wanted and was of use."""
+        return self.leaving or (self.wanted and self.fed and time.monotonic() - self.since >= SLICE_SECONDS)
 
     @property
     def worker(self) -> str:

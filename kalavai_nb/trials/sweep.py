@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Protocol, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import PoolClosed, SweepError
 from kalavai_nb.scores import front_of, no_number
+from kalavai_nb.screen import publish
+from kalavai_nb.snapshot import SweepState
 from kalavai_nb.state import Trial, TrialState
 from kalavai_nb.trials.configs import read_configs
 from kalavai_nb.trials.dispatch import Dispatch
 from kalavai_nb.trials.failures import failures
+from kalavai_nb.trials.look import look
+from kalavai_nb.trials.pool import Displays, HasEngine
 from kalavai_nb.trials.record import Record
 from kalavai_nb.trials.table import trials_table
 
@@ -20,13 +24,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOOK_SECONDS = 0.25
-
-
-class HasEngine(Protocol):
-    """An open pool, as far as a sweep needs one."""
-
-    @property
-    def engine(self) -> Engine: ...
 
 
 class Sweep:
@@ -47,13 +44,16 @@ class Sweep:
         modes: tuple[str, ...],
         launch: Callable[[HasEngine | None], Dispatch] | None = None,
         make_study: Callable[[], Any] | None = None,
+        planned: int = 0,
     ) -> None:
         self.name, self.fn = name, fn
         self.metrics, self.modes = metrics, modes
         self._record, self._trials = record, record.trials
-        self._launch, self._make_study = launch, make_study
+        self._launch, self._make_study, self._planned = launch, make_study, planned
         self._dispatch: Dispatch | None = None
         self._taken = 0
+        # the pool that began it sets this
+        self.find_panel: Callable[[], Displays | None] = lambda: None
 
     # what there is, without waiting
 
@@ -232,6 +232,12 @@ class Sweep:
         self._begin(None)
         return self
 
+    def look(self, engine: Engine) -> SweepState | None:
+        """What others see of it on the pool of this connection, if it is there."""
+        if self._dispatch is None or self._dispatch.engine is not engine:
+            return None
+        return look(self.name, self.fn, self.metrics, self._trials, self._planned, self._dispatch)
+
     def abandon(self, engine: Engine) -> None:
         """The pool of this connection is being closed: end what runs there without asking anything of it."""
         if self._dispatch and self._dispatch.engine is engine:
@@ -254,6 +260,13 @@ class Sweep:
         return f"<Sweep {self.name!r} of {self.fn}, {len(self)} trials: {parts or 'none yet'}>" + (
             f"\n{self._record.trouble}" if self._record.trouble else ""
         )
+
+    def _ipython_display_(self) -> None:
+        """While it runs, live, with a button that stops it; else in words."""
+        if panel := self.find_panel():
+            panel.show()
+        else:
+            publish({"text/plain": repr(self)}, {})
 
     # inside
 

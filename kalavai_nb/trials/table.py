@@ -37,9 +37,14 @@ def _row(trial: Trial) -> dict[str, Any]:
     value = {f"value.{name}" if name in RESERVED else name: each for name, each in _value(trial).items()}
     taken = RESERVED | value.keys()
     config = {f"config.{name}" if str(name) in taken else str(name): each for name, each in config.items()}
-    error = reason(trial) if trial.error is not None else ""
+    error = _plain(reason(trial)) if trial.error is not None else ""
     fixed = {"seconds": trial.seconds, "device": trial.device, "attempts": trial.attempts, "error": error}
-    return {"index": trial.index, "state": str(trial.state), **config, **value, **fixed, "note": trial.note}
+    return {"index": trial.index, "state": str(trial.state), **config, **value, **fixed, "note": _plain(trial.note)}
+
+
+def _plain(text: str) -> str:
+    """Text that Arrow's columns take, too, which pandas makes where pyarrow is installed: no halves of characters."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _value(trial: Trial) -> dict[str, Any]:

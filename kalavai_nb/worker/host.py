@@ -7,7 +7,7 @@ to their owner's topic.
 from __future__ import annotations
 
 import asyncio
-import inspect
+import contextlib
 import os
 import socket
 import sys
@@ -16,15 +16,27 @@ from pathlib import Path
 from typing import Any
 
 from distributed import Worker
+from distributed.comm import CommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
 
 from kalavai_nb.blobs import BlobStore
-from kalavai_nb.head import topic
+from kalavai_nb.head.config import topic
+from kalavai_nb.identity import Identity
+from kalavai_nb.reading import Machine, Reading
+from kalavai_nb.roads import LOOPBACK, Site, interface_of
 from kalavai_nb.state import Device
+from kalavai_nb.worker.child import fork_server_ready, living_children
+from kalavai_nb.worker.devices import visible
+from kalavai_nb.worker.handlers import register
 from kalavai_nb.worker.outbox import Outbox
 from kalavai_nb.worker.rank import Order, free_port
 from kalavai_nb.worker.ranks import RankProcess
+from kalavai_nb.worker.readings import reader_of
+from kalavai_nb.worker.readings.cpu import CpuReader
+from kalavai_nb.worker.readings.machine import MachineReader
+from kalavai_nb.worker.readings.sampler import Sampler
 from kalavai_nb.worker.runner import log_tail
+from kalavai_nb.worker.stages import Stages
 from kalavai_nb.worker.trials import Trials
 
 INLINE_BYTES = 1 << 20
@@ -36,26 +48,49 @@ class Host(WorkerPlugin):
 
     name = "kalavai-host"
 
-    def __init__(self, device: Device, machine_directory: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self,
+        device: Device,
+        devices_here: int,
+        machine_directory: Path,
+        environment: dict[str, str],
+        site: Site,
+        identity: Identity,
+    ) -> None:
         self.device = device
+        self._reader, self._machine = reader_of(device, living_children, devices_here), MachineReader()
         self._directory = machine_directory
         self._environment = environment
         self._blobs = BlobStore(machine_directory / "blobs")
         self._ranks: dict[str, RankProcess] = {}
         self._trials = Trials(machine_directory, self._blobs, environment)
+        self._stages = Stages(machine_directory, site, identity, environment)
         self._tasks: set[asyncio.Task[Any]] = set()
+
+    def stand(self, site: Site) -> None:
+        """The machine stands otherwise in its pool from now on."""
+        self._stages.site = site
 
     def setup(self, worker: Worker) -> None:
         self.worker = worker
-        for name in (name for name in dir(self) if name.startswith("kn_")):
-            handler = getattr(self, name)
-            # what has a reply is a coroutine; messages have none, and keep their order
-            replies = inspect.iscoroutinefunction(handler)
-            (worker.handlers if replies else worker.stream_handlers)[name] = handler
+        register(self, worker)
+        loop = asyncio.get_running_loop()
+
+        def hear(reading: Reading, machine: Machine) -> None:
+            loop.call_soon_threadsafe(self._tell_reading, reading, machine)
+
+        self._sampler = Sampler(lambda: (self._reader.read(), self._machine.read()), hear, self._reader.close)
+        self._sampler.start()
 
     async def teardown(self, worker: Worker) -> None:
+        self._sampler.close()
         await asyncio.gather(*(rank.close() for rank in self._ranks.values()))
-        await self._trials.end(everything=True)
+        await asyncio.gather(self._trials.end(everything=True), self._stages.end(everything=True))
+
+    def lend(self, memory_bytes: int) -> None:
+        """So much of the machine's memory is a stand-in's from now on; a GPU knows its own."""
+        if isinstance(self._reader, CpuReader):
+            self._reader.memory_bytes = memory_bytes
 
     # content
 
@@ -80,6 +115,7 @@ class Host(WorkerPlugin):
 
     async def kn_start(self, owner: str, lease: str, selectors: list[str]) -> dict[str, Any]:
         """Start a rank; its name in later calls is ``generation``."""
+        await fork_server_ready()
         rank = RankProcess(self._directory, self._rank_environment(selectors), lease, owner)
         self._ranks[rank.generation] = rank
         rank.child.ended.add_done_callback(lambda _: self._on_rank_end(rank))
@@ -99,6 +135,7 @@ class Host(WorkerPlugin):
         order["take"] = {
             name: (str(self._blobs.path(digest)), digest, sizes) for name, (digest, sizes) in order["take"].items()
         }
+        order["env"].update(_interfaces(order.pop("address", "")))
         filled: Order = {**order, "blobs": str(self._blobs.directory)}  # type: ignore[typeddict-item]
         self._later(rank.execute(code, filled, outbox))
 
@@ -116,7 +153,7 @@ class Host(WorkerPlugin):
     async def kn_end_owner(self, owner: str) -> None:
         """End all that an owner has here."""
         mine = [rank for rank in self._ranks.values() if rank.owner == owner]
-        await asyncio.gather(self._close(mine), self._trials.end(owner=owner))
+        await asyncio.gather(self._close(mine), self._trials.end(owner=owner), self._stages.end(owner=owner))
 
     # trials
 
@@ -156,6 +193,24 @@ class Host(WorkerPlugin):
         path = self._trials.log_path(lease)
         return await asyncio.to_thread(log_tail, path) if path else ""
 
+    # stages of models
+
+    def kn_stage(self, owner: str, run: str, stage: str, selectors: list[str], key: str, instead_of: str) -> None:
+        """Start the process of a stage, after the end of another. What it says are events of its ``run``."""
+
+        def send(said: dict[str, Any]) -> None:
+            self.worker.log_event(topic(owner), {"kind": "stage", "run": run, "stage": stage, **said})
+
+        self._later(self._stages.start(owner, stage, key, instead_of, self._visible(selectors), send))
+
+    def kn_stage_order(self, stage: str, order: dict[str, Any]) -> None:
+        """Tell a stage what to do."""
+        self._stages.tell(stage, order)
+
+    def kn_stage_end(self, stage: str) -> None:
+        """End a stage at once. That it died is the last event of it."""
+        self._later(self._stages.end(stage=stage))
+
     # about this machine
 
     async def kn_versions(self) -> dict[str, str]:
@@ -163,11 +218,17 @@ class Host(WorkerPlugin):
 
     # inside
 
+    def _tell_reading(self, reading: Reading, machine: Machine) -> None:
+        said = {"op": "kn_reading", "device": self.device.id, "reading": reading.to_fields(), "machine": vars(machine)}
+        # while the worker comes and goes there is no stream to its head
+        with contextlib.suppress(CommClosedError, TypeError):
+            self.worker.batched_stream.send(said)
+
     def _rank_environment(self, selectors: list[str]) -> dict[str, str]:
         return {**self._environment, **self._visible(selectors)}
 
     def _visible(self, selectors: list[str]) -> dict[str, str]:
-        return {"CUDA_VISIBLE_DEVICES": ",".join(selectors)} if self.device.kind in ("cuda", "cpu") else {}
+        return visible(self.device, selectors)
 
     def _teller(self, owner: str) -> Any:
         def tell(event: dict[str, Any]) -> None:
@@ -202,9 +263,23 @@ class Host(WorkerPlugin):
         task.add_done_callback(self._tasks.discard)
 
 
+def _interfaces(address: str) -> dict[str, str]:
+    """By which interface torch talks to other ranks. It would look for the host's own name, which may lead nowhere."""
+    interface = interface_of(address)
+    if not interface:
+        return {}
+    gloo = {"GLOO_SOCKET_IFNAME": interface}
+    return gloo if address == LOOPBACK else {**gloo, "NCCL_SOCKET_IFNAME": interface}
+
+
 def versions() -> dict[str, str]:
     """Versions that should agree between a notebook and its ranks; a package that is not there is left out."""
-    found = {"python": ".".join(map(str, sys.version_info[:3])), "host": socket.gethostname(), "pid": str(os.getpid())}
+    found = {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "host": socket.gethostname(),
+        "pid": str(os.getpid()),
+        "executable": sys.executable,
+    }
     for name in COMPARED:
         try:
             found[name] = metadata.version(name)

@@ -1,7 +1,8 @@
 """What the fork server imports once, for every rank and trial of this machine. Touches no GPU, knows no Dask.
 
-In two steps: what every rank needs, before it serves anybody; what training code imports beside it, when it is told to
-(SIGUSR1, see child.py), since that takes as long again and the first cell should not wait for it.
+In steps: what every rank needs, before it serves anybody; what training code imports beside it, and what stages of
+models do, when it is told to (by signals, see child.py), since that takes as long again and the first cell should not
+wait for it.
 """
 
 import contextlib
@@ -21,6 +22,7 @@ del sys.modules["debugpy"]
 
 import kalavai_nb.worker.rank  # noqa: E402
 import kalavai_nb.worker.trial  # noqa: E402, F401
+from kalavai_nb.worker.child import FOR_MODELS, FOR_TRIALS  # noqa: E402
 
 # a broken torch must not keep a machine out of the pool: cells without torch still run there
 with contextlib.suppress(Exception):
@@ -42,4 +44,12 @@ def _import_more(*_: object) -> None:
     gc.freeze()
 
 
-signal.signal(signal.SIGUSR1, _import_more)
+def _import_for_models(*_: object) -> None:
+    # what is missing or broken is said by the stage that needs it
+    with contextlib.suppress(Exception):
+        import kalavai_nb.worker.stage.process  # noqa: F401
+    gc.freeze()
+
+
+signal.signal(FOR_TRIALS, _import_more)
+signal.signal(FOR_MODELS, _import_for_models)

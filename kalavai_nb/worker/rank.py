@@ -24,11 +24,10 @@ from ipykernel.kernelapp import IPKernelApp
 from traitlets.config import Config
 
 from kalavai_nb.blobs import BlobStore, load, pack
+from kalavai_nb.roads import PORTS
 
 # output waits so long for more of it, instead of ipykernel's 0.2 s
 FLUSH_SECONDS = 0.02
-# below the range that systems hand out by themselves, so a port that is free now stays free
-PORTS = range(20000, 32000)
 GIVEN = ("rank", "world_size", "device")
 
 

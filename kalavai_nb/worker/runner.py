@@ -155,7 +155,8 @@ class Runner:
         ending = await process.child.ended
         status = "stopped" if self._stopping else "died"
         end = {"kind": "end", "index": order["index"], "status": status, "how": str(ending), "log": ending.tail}
-        return {**end, "out_of_memory": ending.out_of_memory}
+        # one that took more than is lent may do better where more is
+        return {**end, "out_of_memory": ending.out_of_memory, "gpu_out_of_memory": bool(ending.reason)}
 
     async def _escalate(self, process: _Process, order: Message, reason: str) -> None:
         process.write({"stop": reason})

@@ -1,4 +1,4 @@
-"""``python -m tests.benchmarks [start|cells|faults|sweeps]``: print tables; exits 1 where a row falls short."""
+"""``python -m tests.benchmarks [start|cells|faults|sweeps|models|ledger]``: tables; exits 1 where a row falls short."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 
 from tests.benchmarks.table import print_table
 
-NAMES = ("start", "cells", "faults", "sweeps")
+NAMES = ("start", "cells", "faults", "sweeps", "models", "ledger")
 
 
 def main() -> int:

@@ -10,14 +10,26 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 
-PACKAGES = ("torch", "distributed", "ipykernel", "ipyparallel", "ray", "joblib", "optuna", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "distributed",
+    "ipykernel",
+    "ipyparallel",
+    "ray",
+    "joblib",
+    "optuna",
+    "scikit-learn",
+    "transformers",
+    "bitsandbytes",
+)
 
 
 @dataclass(frozen=True)
 class Row:
     """One measurement: ours, ipyparallel's where there is one, and what it must not exceed.
 
-    ``limit`` bounds the ratio to the peer where there is a ``peer``, else the figure itself.
+    ``limit`` bounds the ratio to the peer where there is a ``peer``, else the figure itself; from above, or from below
+    where it must be ``at_least`` that.
     """
 
     what: str
@@ -26,6 +38,7 @@ class Row:
     limit: float
     peer: float | None = None
     note: str = ""
+    at_least: bool = False
 
     @property
     def bounded(self) -> float:
@@ -33,7 +46,7 @@ class Row:
 
     @property
     def met(self) -> bool:
-        return self.bounded <= self.limit
+        return self.bounded >= self.limit if self.at_least else self.bounded <= self.limit
 
     @property
     def entries(self) -> dict[str, str]:
@@ -43,7 +56,7 @@ class Row:
             "kalavai_nb": f"{self.ours:.3g} {self.unit}",
             "ipyparallel": "" if self.peer is None else f"{self.peer:.3g} {self.unit}",
             "ratio": "" if self.peer is None else f"{self.bounded:.2f}",
-            "must": f"≤ {self.limit:g}",
+            "must": f"{'≥' if self.at_least else '≤'} {self.limit:g}",
             "met": "yes" if self.met else "NO",
             "note": self.note,
         }

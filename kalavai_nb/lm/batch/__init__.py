@@ -1,0 +1,1 @@
+"""`lm.map`: a model over the rows of a dataset, in order, and going on after any crash."""

@@ -1,0 +1,88 @@
+"""A connection to a head that is made again after it was lost: the head was started anew, or this machine slept.
+
+The ledger has ended what the owner held by then, so the owner comes back as a stranger that still knows what it wants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+PAUSE_SECONDS = 0.5
+CONNECT_SECONDS = 10.0
+
+
+class Reunion:
+    """What is needed to come back. ``on_loss`` and ``on_return`` are called on Dask's thread.
+
+    ``open_requests`` are those without an answer, ``workers`` those that were told something: what they had is lost.
+    """
+
+    def __init__(
+        self, patience_seconds: float, on_loss: Callable[[], None], on_return: Callable[[], Awaitable[None]]
+    ) -> None:
+        self.patience_seconds, self._on_loss, self._on_return = patience_seconds, on_loss, on_return
+        self.open_requests: dict[str, dict[str, Any]] = {}
+        self.workers: set[str] = set()
+        self._here = threading.Event()
+        self._here.set()
+        self._ended = ""
+
+    def give_up(self, why: str) -> None:
+        """Try no more, now or later. May be called on any thread."""
+        self._ended = why.rstrip(".")
+
+    @property
+    def reason(self) -> str:
+        """Why there is no way back, as far as that is known."""
+        return self._ended or "it was closed, or its head has ended"
+
+    @property
+    def is_trying(self) -> bool:
+        """Whether there is no connection, and one is tried for."""
+        return not self._here.is_set()
+
+    def wait(self, timeout_seconds: float | None) -> None:
+        """Until there is a connection, or none will be any more, or that time is over."""
+        self._here.wait(timeout_seconds)
+
+    def take_workers(self) -> list[str]:
+        """The workers that were told something, once."""
+        workers, self.workers = sorted(self.workers), set()
+        return workers
+
+    def client_class(self, base: Any) -> Any:
+        """Dask's client with this way of coming back, instead of its own, which tells nobody."""
+        reunion = self
+
+        class Client(base):
+            async def _reconnect(self) -> None:
+                await reunion.reconnect(self)
+
+        return Client
+
+    async def reconnect(self, client: Any) -> None:
+        """On Dask's thread, while nothing that the head says is heard."""
+        client.status, client.scheduler_comm = "connecting", None
+        deadline = time.monotonic() + self.patience_seconds
+        if self.patience_seconds and not self._ended:
+            self._here.clear()
+            self._on_loss()
+        try:
+            while client.status == "connecting" and time.monotonic() < deadline and not self._ended:
+                try:
+                    # said to a head that knew this owner: the one that is found now does not
+                    client._pending_msg_buffer.clear()
+                    await client._ensure_connected(timeout=CONNECT_SECONDS)
+                    await self._on_return()
+                    return
+                except (OSError, TimeoutError):
+                    if client.status == "running":
+                        client.status = "connecting"
+                    await asyncio.sleep(PAUSE_SECONDS)
+            await client._close(fast=True)
+        finally:
+            self._here.set()

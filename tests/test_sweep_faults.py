@@ -15,6 +15,7 @@ import pytest
 import kalavai_nb as kn
 from kalavai_nb.errors import PoolClosed, SweepError, TrialError, TrialTimeout
 from kalavai_nb.state import TrialState
+from kalavai_nb.trials.results import Results
 from notebook import Notebook, listens_on
 
 SECONDS = 0.3
@@ -157,6 +158,45 @@ def test_stop_starts_no_more_and_resume_does_the_rest(lasting: kn.Pool, tmp_path
     assert states(sweep)[TrialState.STOPPED] == 40 - done
     assert sweep.resume().values == [x * 10 for x in range(40)]
     assert executions(tmp_path).total() <= begun + 40 - done
+
+
+def test_stop_waits_for_trials_of_which_it_has_not_heard_that_they_began(
+    lasting: kn.Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Results, "_on_began", lambda *_: None)
+    began, ended = str(tmp_path / "began"), str(tmp_path / "ended")
+
+    def work(x: int) -> None:
+        import os
+        import time
+
+        os.mkdir(began)
+        try:
+            time.sleep(60)
+        finally:
+            time.sleep(0.5)
+            os.mkdir(ended)
+
+    sweep = lasting.map(work, range(1), show=False)
+    while not os.path.exists(began):
+        time.sleep(0.01)
+    sweep.stop()
+    assert os.path.exists(ended)
+    assert states(sweep) == {TrialState.STOPPED: 1}
+
+
+def test_a_trial_that_waits_behind_another_is_stopped_without_having_run(lasting: kn.Pool, tmp_path: Path) -> None:
+    sweep = lasting.map(counting(tmp_path, seconds=0.03), range(200), show=False)
+    wait_for_complete(sweep, 20)
+    # the first are handed to devices already, the last are not
+    chosen = [*range(20, 40), 150, 199]
+    for index in chosen:
+        sweep.stop(index)
+        assert sweep.trials[index].state.is_finished()
+    sweep.wait()
+    ended = [index for index in chosen if sweep.trials[index].state is TrialState.STOPPED]
+    assert {150, 199} < set(ended)
+    assert states(sweep) == {TrialState.COMPLETE: 200 - len(ended), TrialState.STOPPED: len(ended)}
 
 
 def test_interrupted_twice_the_sweep_ends_at_once(notebook: Notebook) -> None:

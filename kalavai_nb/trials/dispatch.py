@@ -320,8 +320,7 @@ class Dispatch:
             for index in reversed(slot.assigned):
                 if event["index"] in (None, index):
                     self._results.tell_to_stop(slot, index, STOPPED)
-                    if not self._results.is_running(index, slot):
-                        slot.assigned.remove(index)
-        if event["index"] is not None and self._trials[event["index"]].state is TrialState.WAITING:
-            self._board.queue.take_out(event["index"])
-            self._results.end(event["index"], TrialState.STOPPED)
+        index = event["index"]
+        if index is not None and not self._board.copies(index) and self._trials[index].state is TrialState.WAITING:
+            self._board.queue.take_out(index)
+            self._results.end(index, TrialState.STOPPED)

@@ -107,6 +107,8 @@ class Results:
             end = {"status": "left", "how": left} if left else {"status": "lost", "how": how}
             # what it saved may still be on its way
             self._homecoming.after({"kind": "cut", "index": index, "end": end, "slot": slot})
+        elif index in self._told:
+            self.end(index, TrialState.STOPPED)
         elif not self._trials[index].state.is_finished():
             self._board.put(index, self._board.jobs[index])
 
@@ -148,6 +150,14 @@ class Results:
             attempts = self._changes.get(index, {}).get("attempts", self._trials[index].attempts) + 1
             begun = {"state": TrialState.RUNNING, "device": str(slot), "started": time.time(), "attempts": attempts}
             self._changes[index] = begun
+
+    def _on_dropped(self, item: Event, slot: Slot | None) -> None:
+        """It was told to stop before it had begun. Those that are taken elsewhere are not the slot's any more."""
+        index = item["index"]
+        if slot and index in slot.assigned:
+            slot.assigned.remove(index)
+            if not self._board.copies(index) and not self._trials[index].state.is_finished():
+                self.end(index, TrialState.STOPPED)
 
     def _on_report(self, item: Event, slot: Slot | None) -> None:
         index, step, metrics = item["index"], item["step"], item["metrics"]

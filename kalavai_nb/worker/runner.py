@@ -66,9 +66,14 @@ class Runner:
             self._work = asyncio.ensure_future(self._run())
 
     def stop(self, index: int, reason: str) -> None:
-        """Tell a trial to end: it hears of it at its next report, is interrupted, and killed after 5 s."""
-        self._queue = deque(order for order in self._queue if order["index"] != index)
-        if self._current and self._current["index"] == index and self._stopping is None and self._process:
+        """Tell a trial to end: it hears of it at its next report, is interrupted, and killed after 5 s.
+
+        One that has not begun is dropped, and that is told: so whoever stops it knows that it never will.
+        """
+        if any(order["index"] == index for order in self._queue):
+            self._queue = deque(order for order in self._queue if order["index"] != index)
+            self._tell({"kind": "dropped", "index": index})
+        elif self._current and self._current["index"] == index and self._stopping is None and self._process:
             self._stopping = asyncio.ensure_future(self._escalate(self._process, self._current, reason))
 
     def answer(self, index: int, step: int, stop: str) -> None:

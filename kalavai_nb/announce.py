@@ -10,10 +10,12 @@ import sys
 from pathlib import Path
 
 from kalavai_nb.state import Device
+from kalavai_nb.terminal import TERMINAL
 
 
 def say(text: str) -> None:
     """One line of ours among a cell's output."""
+    TERMINAL.forget()
     sys.stdout.write(f"[pool] {text}\n")
     with contextlib.suppress(ValueError):
         sys.stdout.flush()

@@ -16,6 +16,7 @@ from kalavai_nb.gang import Gang, Rank, gang_key
 from kalavai_nb.options import RunOptions
 from kalavai_nb.screen import LiveDisplay
 from kalavai_nb.state import Device, Lease, Need
+from kalavai_nb.terminal import TERMINAL
 
 RELEASED = "was released while idle, since another notebook waited for its device"
 
@@ -192,9 +193,11 @@ class Roster:
             waited.append(reason)
             display.draw({"text/plain": f"[pool] waiting: {reason}"})
 
-        acquired = self._engine.acquire(need, options.wait, on_wait, then or ())
-        if waited:
-            display.draw({"text/plain": f"[pool] waited {time.monotonic() - started:.1f} s for {need}"})
+        with TERMINAL.waiting():
+            acquired = self._engine.acquire(need, options.wait, on_wait, then or ())
+            if waited:
+                text = f"[pool] waited {time.monotonic() - started:.1f} s for {need}"
+                display.draw({"text/plain": text}, last=True)
         return acquired
 
     def _start(self, ranks: list[Rank]) -> None:

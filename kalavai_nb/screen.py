@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 from kalavai_nb.outputs import Bars, Clear, Piece, Text
+from kalavai_nb.terminal import TERMINAL, in_kernel
 
 UPDATE_SECONDS = 0.2
 # a display is sent whole at each update, so it shows the end of a long output; %pool log has all of it
@@ -36,6 +37,7 @@ class CellScreen:
                 stream = sys.stderr if piece.name == "stderr" else sys.stdout
                 stream.write(piece.text)
                 stream.flush()
+                TERMINAL.forget()
             elif isinstance(piece, Bars):
                 if self._bars and self._bars.key != piece.key:
                     self._draw_bars()
@@ -53,11 +55,11 @@ class CellScreen:
             self._draw_bars()
 
     def close(self, outcome: str) -> None:
-        self._draw_bars()
+        self._draw_bars(last=True)
 
-    def _draw_bars(self) -> None:
+    def _draw_bars(self, last: bool = False) -> None:
         if self._bars:
-            self._display_of(self._bars).draw({"text/plain": self._bars.text})
+            self._display_of(self._bars).draw({"text/plain": self._bars.text}, last=last)
             self._bars = None
 
     def _display_of(self, bars: Bars) -> LiveDisplay:
@@ -112,11 +114,13 @@ class DocumentScreen:
 
     def close(self, outcome: str) -> None:
         self._title = outcome
-        self._draw()
+        self._draw(last=True)
 
-    def _draw(self) -> None:
+    def _draw(self, last: bool = False) -> None:
         plain = f"{self._title}\n{self._document.plain()}".strip()
-        self._display.draw({"text/plain": plain, "text/html": f"{html.escape(self._title)}{self._document.html()}"})
+        self._display.draw(
+            {"text/plain": plain, "text/html": f"{html.escape(self._title)}{self._document.html()}"}, last=last
+        )
 
 
 class Tabs:
@@ -126,6 +130,7 @@ class Tabs:
         self._key = key
         self._display = LiveDisplay(key)
         self.documents = {rank: Document() for rank in ranks}
+        self.open = set(self.documents)
 
     def draw_if_due(self) -> None:
         if self._display.is_due():
@@ -137,14 +142,14 @@ class Tabs:
             for n, (rank, document) in enumerate(self.documents.items())
         ]
         plain = "\n".join(f"── rank {rank} ──\n{document.plain()}" for rank, document in self.documents.items())
-        self._display.draw({"text/plain": plain, "text/html": "".join(folds)})
+        self._display.draw({"text/plain": plain, "text/html": "".join(folds)}, last=not self.open)
 
 
 class Fold:
     """One rank's place in `Tabs`."""
 
     def __init__(self, tabs: Tabs, rank: int) -> None:
-        self._tabs = tabs
+        self._tabs, self._rank = tabs, rank
         self._document = tabs.documents[rank]
 
     def show(self, pieces: list[Piece]) -> None:
@@ -153,6 +158,7 @@ class Fold:
             self._tabs.draw_if_due()
 
     def close(self, outcome: str) -> None:
+        self._tabs.open.discard(self._rank)
         self._tabs.draw()
 
 
@@ -176,15 +182,14 @@ def publish(
 ) -> None:
     """Show a MIME bundle; under a ``key`` it can be updated later.
 
-    Outside IPython, print its plain text: as it is at first, and what it has become in the ``last`` update.
+    Outside a kernel, print its plain text (see `kalavai_nb.terminal`); there, the ``last`` update is what stays.
     """
-    from IPython import get_ipython
+    if not in_kernel():
+        TERMINAL.draw(key, data.get("text/plain", ""), update=update, last=last)
+        return
     from IPython.display import display, update_display
 
-    if get_ipython() is None:
-        if last or not update:
-            print(data.get("text/plain", ""), flush=True)
-    elif update:
+    if update:
         update_display(data, display_id=key, metadata=metadata, raw=True)
     else:
         display(data, display_id=key or None, metadata=metadata, raw=True)

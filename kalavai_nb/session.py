@@ -21,6 +21,7 @@ from kalavai_nb.roads import by_pair
 from kalavai_nb.roster import Roster
 from kalavai_nb.screen import DocumentScreen
 from kalavai_nb.state import Link
+from kalavai_nb.terminal import TERMINAL
 from kalavai_nb.values import bring_home, split
 from kalavai_nb.view import make_view
 
@@ -97,7 +98,8 @@ class Session:
             return self._bind_out(run, options, namespace)
 
         if options.background is None:
-            begun.complete(finish)
+            with TERMINAL.waiting():
+                begun.complete(finish)
         else:
             begun.complete_in_background(finish)
         return begun

@@ -22,9 +22,11 @@ from kalavai_nb.planner.shape import ModelShape
 from kalavai_nb.planner.shortfall import DoesNotFit
 from kalavai_nb.planner.split import Split, split
 from kalavai_nb.state import Device
+from kalavai_nb.terminal import TERMINAL
 from kalavai_nb.weights.source import ModelSource
 
 
+@TERMINAL.waiting()
 def load(
     engine: Engine, model: str | Path, settings: Settings, replicas: int, spares: int | str, show: bool
 ) -> ShardedLM:

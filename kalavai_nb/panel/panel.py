@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from kalavai_nb.panel.arrivals import see_arrivals
 from kalavai_nb.panel.orders import OnOrder, Orders
 from kalavai_nb.screen import publish
+from kalavai_nb.terminal import in_kernel
 
 if TYPE_CHECKING:
     from kalavai_nb.panel.widget import PanelWidget
@@ -88,7 +88,7 @@ class Panel:
     def show(self) -> None:
         """Display it in the cell that runs, as naming it on a cell's last line does."""
         with self._lock:
-            if not _in_kernel():
+            if not in_kernel():
                 publish(self._picture(), {})
                 return
             if not self._closed and self._wants_widget and self._widget is None:
@@ -220,15 +220,6 @@ def _is_busy(state: State) -> bool:
         or any(model.get("requests") for model in snapshot.get("models", {}).values())
         for snapshot in snapshots
     )
-
-
-def _in_kernel() -> bool:
-    """Whether there is a front end that can be told again what it displays; a terminal prints once."""
-    if "IPython" not in sys.modules:
-        return False
-    from IPython import get_ipython
-
-    return getattr(get_ipython(), "kernel", None) is not None
 
 
 def _cannot(verb: str, target: str) -> tuple[bool, str]:

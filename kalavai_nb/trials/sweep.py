@@ -11,6 +11,7 @@ from kalavai_nb.scores import front_of, no_number
 from kalavai_nb.screen import publish
 from kalavai_nb.snapshot import SweepState
 from kalavai_nb.state import Trial, TrialState
+from kalavai_nb.terminal import TERMINAL
 from kalavai_nb.trials.configs import read_configs
 from kalavai_nb.trials.dispatch import Dispatch
 from kalavai_nb.trials.failures import failures
@@ -173,7 +174,8 @@ class Sweep:
 
         Raises SweepError where the sweep was cut off, such as by the end of its pool.
         """
-        self._wait(lambda: self._is_over)
+        with TERMINAL.waiting():
+            self._wait(lambda: self._is_over)
         if self._dispatch and self._dispatch.error:
             raise SweepError(self._cut_off(self._dispatch.error)) from self._dispatch.error
         return self

@@ -13,6 +13,7 @@ from kalavai_nb.lm.batch.display import CellDisplay, Hidden, Lines, Progress
 from kalavai_nb.lm.batch.feed import Feed
 from kalavai_nb.lm.batch.output import Lock, Output
 from kalavai_nb.lm.batch.reader import DatasetChanged
+from kalavai_nb.terminal import TERMINAL
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -103,7 +104,8 @@ class MapRun:
         Raises ModelLost, ModelError or PoolClosed where the model is gone, OptionError where the dataset could not be
         read to its end; what is done is kept then too, and the error says how to go on.
         """
-        self._wait(lambda: False)
+        with TERMINAL.waiting():
+            self._wait(lambda: False)
         self._raise()
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import queue
 import secrets
@@ -17,7 +16,7 @@ from kalavai_nb.blobs import Packed
 from kalavai_nb.errors import NotEnoughDevices, PoolClosed
 from kalavai_nb.freight import Freight
 from kalavai_nb.identity import Identity
-from kalavai_nb.reunion import Reunion
+from kalavai_nb.reunion import Reunion, hang_up
 from kalavai_nb.security import dask_security
 from kalavai_nb.snapshot import Snapshot
 from kalavai_nb.state import Device, Lease, Need
@@ -220,11 +219,7 @@ class Engine:
 
     def close(self) -> None:
         """End the connection. Idempotent; the head ends what this owner left running."""
-        from distributed.utils import silence_logging_cmgr
-
-        # of a head that is gone, Dask's client says what it tried to connect to, with a traceback
-        with contextlib.suppress(Exception), silence_logging_cmgr(logging.CRITICAL, root="distributed.client"):
-            self._client.close(timeout=5)
+        hang_up(self._client)
 
     # inside
 
@@ -256,8 +251,11 @@ class Engine:
             return self._client.sync(ask, callback_timeout=timeout_seconds, **arguments)
         except TimeoutError:
             raise PoolClosed(f"the head of the pool has not answered for {timeout_seconds:g} s.") from None
-        except OSError as error:
-            raise PoolClosed(f"the head of the pool does not answer any more ({error}). {self._again}") from None
+        except (OSError, RuntimeError) as error:
+            # a RuntimeError is Dask's word for connections that were closed while it was asked
+            if isinstance(error, OSError) or self.closed:
+                raise PoolClosed(f"the head of the pool does not answer any more ({error}). {self._again}") from None
+            raise
 
     def _answer(
         self, need: Need, answers: queue.SimpleQueue[Event], wait_seconds: float | None, on_wait: Callable[[str], None]

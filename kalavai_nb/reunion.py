@@ -6,6 +6,8 @@ The ledger has ended what the owner held by then, so the owner comes back as a s
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -56,11 +58,20 @@ class Reunion:
 
     def client_class(self, base: Any) -> Any:
         """Dask's client with this way of coming back, instead of its own, which tells nobody."""
+        from distributed.comm import CommClosedError
+
         reunion = self
+        # that a connection is lost is for us to say: Dask does so with a traceback, on the notebook's screen
+        logging.getLogger("distributed.batched").setLevel(logging.ERROR)
 
         class Client(base):
             async def _reconnect(self) -> None:
                 await reunion.reconnect(self)
+
+            def _send_to_scheduler_safe(self, message: Any) -> None:
+                # lost between the end of the connection and its discovery, as what was told a moment earlier
+                with contextlib.suppress(CommClosedError):
+                    super()._send_to_scheduler_safe(message)
 
         return Client
 
@@ -86,3 +97,12 @@ class Reunion:
             await client._close(fast=True)
         finally:
             self._here.set()
+
+
+def hang_up(client: Any) -> None:
+    """Close Dask's client, without a word."""
+    from distributed.utils import silence_logging_cmgr
+
+    # of a head that is gone, it says what it tried to connect to, with a traceback
+    with contextlib.suppress(Exception), silence_logging_cmgr(logging.CRITICAL, root="distributed.client"):
+        client.close(timeout=5)

@@ -177,6 +177,29 @@ def test_it_works_in_a_plain_script(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-4:] == ["{'x': [0, 1]}", "[9, 9]", "[1, 4, 9]", "caught division by zero 1"]
 
 
+def test_what_is_told_as_the_connection_ends_is_lost_without_a_word(tmp_path: Path) -> None:
+    """Another pool of the same process was closed, and with it the head: Dask would print its tracebacks."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import kalavai_nb as kn\n"
+        "from kalavai_nb.errors import PoolClosed\n"
+        "with kn.Pool(devices=1, quiet=True) as pool, kn.Pool(pool.invite(), quiet=True) as other:\n"
+        "    client = other.engine._client\n"
+        "    def cut():\n"
+        "        client.scheduler_comm.send({'op': 'kn_tell', 'messages': []})\n"
+        "        client.scheduler_comm.comm.abort()\n"
+        "        client._send_to_scheduler_safe({'op': 'kn_tell', 'messages': []})\n"
+        "    client.loop.add_callback(cut)\n"
+        "    try:\n"
+        "        while True:\n            other.snapshot()\n"
+        "    except PoolClosed as error:\n"
+        "        print('told:', error)\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("told: the ")
+
+
 def test_snapshot_is_plain_json(lasting: Notebook) -> None:
     text = lasting.ok("import json\nprint(json.dumps(pool.snapshot().to_dict()))").stream()
     snapshot = json.loads(text)

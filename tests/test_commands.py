@@ -344,9 +344,12 @@ def test_in_the_background_over_the_loss_of_the_gate(homes: Path, ended: list[in
     ended.append(joined["pid"])
     assert joined["event"] == "lent"
     psutil.Process(ready["pid"]).kill()
-    again = Verb(head, "start", "den", "--no-devices")
+    again = Verb(head, "start", "den", "--no-devices", "--public", "no-such-name.invalid")
     ended.append(again.process.pid)
     facts = again.wait_for("ready")
+    # others may find it
+    assert "no address of this name is found from here" in again.wait_for("note")["text"]
+    assert facts["addresses"][0] == f"no-such-name.invalid:{facts['port']}"
     assert [facts[name] for name in ("port", "pool_id")] == [ready[name] for name in ("port", "pool_id")]
     until(lambda: len(ask(head, "status")[0]["snapshot"]["devices"]) == 1)
     # put out for good, while it is there

@@ -18,7 +18,7 @@ import pytest
 
 from kalavai_nb.errors import KalavaiError, OptionError
 from kalavai_nb.hosting.kept import Kept, default_name
-from kalavai_nb.hosting.reach import invited_addresses, own_addresses, public_addresses
+from kalavai_nb.hosting.reach import invited_addresses, own_addresses, public_addresses, unknown_names
 from kalavai_nb.lending.choice import chosen_devices
 from kalavai_nb.lending.ending import Ending
 from kalavai_nb.lending.holders import held_devices, running, span
@@ -204,6 +204,8 @@ def test_addresses_of_an_invite() -> None:
             public_addresses([wrong], 7410)
     with pytest.raises(OptionError, match="--listen everywhere"):
         own_addresses("everywhere", 7410)
+    names = ["no-such-name.invalid", "a..b:5", "127.0.0.1:5", "[::1]:7", "localhost"]
+    assert asyncio.run(unknown_names(names)) == ["no-such-name.invalid", "a..b"]
 
 
 # the socket

@@ -13,7 +13,7 @@ from kalavai_nb.commands.known import Known, check_running
 from kalavai_nb.commands.options import add_background, add_invite, add_json, seconds
 from kalavai_nb.errors import OptionError
 from kalavai_nb.hosting.kept import ANYWHERE, Kept, default_name
-from kalavai_nb.hosting.reach import is_only_here, own_addresses, public_addresses
+from kalavai_nb.hosting.reach import is_only_here, own_addresses, public_addresses, unknown_names
 from kalavai_nb.lending.holders import span
 from kalavai_nb.lending.voice import Voice
 
@@ -74,6 +74,8 @@ def run(options: argparse.Namespace) -> int:
         pool.ending.on_signals()
         try:
             await pool.start()
+            for host in await unknown_names(kept.public):
+                voice.say(_unknown(host), "note")
             if not pool.ending.asked.is_set():
                 invites = {role: pool.gate.invite(role, expires, options.uses) for role in ("worker", "user")}
                 facts = _facts(kept, pool.pool_id, time.time() - began, invites)
@@ -106,6 +108,13 @@ def _kept(options: argparse.Namespace) -> tuple[Kept, bool]:
     if options.public is not None:
         kept.public = tuple(text for text in options.public if text.strip())
     return kept, is_new
+
+
+def _unknown(host: str) -> str:
+    return (
+        f"--public {host}: no address of this name is found from here at this moment. Invites say it all the same; if "
+        "it is misspelt, or will not be known where friends are, start the pool again with another --public."
+    )
 
 
 def _beginning(kept: Kept, is_new: bool, count: int) -> str:

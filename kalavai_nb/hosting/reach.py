@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import re
+import socket
 from collections.abc import Iterable, Sequence
 
 from kalavai_nb.errors import OptionError
+from kalavai_nb.invites import split_address
 
 LOOPBACK = "127.0.0.1"
 # an invite has to fit into a chat message
 MOST_ADDRESSES = 6
+# a resolver that takes longer has no answer
+_RESOLVE_SECONDS = 5.0
 # what containers and virtual machines of this machine talk on: nobody else gets there
 _INNER = re.compile(r"^(docker|br-|veth|virbr|lxc|lxdbr|cni|flannel|podman)")
 
@@ -29,6 +34,21 @@ def invited_addresses(public: Sequence[str], listen: str, port: int) -> list[str
     """What an invite says: the public addresses first, then those that this machine knows of itself."""
     found = dict.fromkeys([*public_addresses(public, port), *own_addresses(listen, port)])
     return list(found)[:MOST_ADDRESSES]
+
+
+async def unknown_names(public: Sequence[str]) -> list[str]:
+    """Those of the public addresses that this machine finds nowhere at this moment; others may."""
+    hosts = list(dict.fromkeys(split_address(address)[0] for address in public_addresses(public, 1)))
+    are_known = await asyncio.gather(*map(_is_known, hosts))
+    return [host for host, is_known in zip(hosts, are_known, strict=True) if not is_known]
+
+
+async def _is_known(host: str) -> bool:
+    try:
+        await asyncio.wait_for(asyncio.get_running_loop().getaddrinfo(host, None), _RESOLVE_SECONDS)
+    except (socket.gaierror, UnicodeError, TimeoutError):
+        return False
+    return True
 
 
 def is_only_here(listen: str) -> bool:

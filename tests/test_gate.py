@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import os
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,10 +14,13 @@ from typing import Any
 import asyncssh
 import pytest
 
+from kalavai_nb import cli
+from kalavai_nb.commands import join
 from kalavai_nb.errors import KalavaiError, NotWelcome, PoolClosed
 from kalavai_nb.gate.gate import Gate, Host
 from kalavai_nb.gate.keys import ADMIN, invite_key, ssh_key
 from kalavai_nb.invites import Invite
+from kalavai_nb.lending.voice import Voice
 from kalavai_nb.link.connection import Link
 from kalavai_nb.link.dial import ask, dial, hang_up
 from kalavai_nb.link.enrol import enrol
@@ -158,6 +162,28 @@ async def test_the_same_invite_on_the_same_machine_is_no_other_use(place: Place)
     again = await enrol(invite, "ada")
     assert again.member == first.member
     assert place.gate.host.members.invitations[0].used == 1
+
+
+@at_a_gate
+async def test_a_pool_that_was_made_anew_is_meant_by_its_name(place: Place) -> None:
+    """``kalavai-nb stop --forget`` leaves members behind who know nothing of it."""
+    old = await enrol(place.invite("worker"), "box")
+    await place.close()
+    anew = Place(place.home / "anew")
+    await anew.open(place.gate.port)
+    new = await enrol(anew.invite("worker"), "box")
+    assert find(pool="lab", role="worker") == new
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        chosen = join._membership(cli.parser().parse_args(["join", "lab"]), Voice())
+    assert chosen == new
+    assert f"this is the one used last, {new.pool_id}" in said.getvalue()
+    assert f"kalavai-nb leave {old.pool_id} --forget" in said.getvalue()
+    # by its id the other one is meant, and nothing has to be said
+    with contextlib.redirect_stdout(said := io.StringIO()):
+        assert join._membership(cli.parser().parse_args(["join", old.pool_id]), Voice()) == old
+    assert said.getvalue() == ""
+    await anew.close()
 
 
 @at_a_gate

@@ -6,11 +6,19 @@ import argparse
 import asyncio
 import json
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from kalavai_nb.commands.background import LOG, detach
-from kalavai_nb.commands.known import Known, check_not_lent_by_host, check_running, find_pool, looks_like_invite
+from kalavai_nb.commands.known import (
+    Known,
+    check_not_lent_by_host,
+    check_running,
+    find_pool,
+    fitting_pools,
+    looks_like_invite,
+)
 from kalavai_nb.commands.options import add_background, add_json, add_limits, limit_changes
 from kalavai_nb.errors import InviteError, OptionError
 from kalavai_nb.invites import Invite
@@ -90,10 +98,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _membership(options: argparse.Namespace, voice: Voice) -> Membership:
     if not looks_like_invite(options.pool):
-        found = find_pool(options.pool, "joined", NAME).membership
-        assert found
-        check_not_lent_by_host(found.gate)
-        return found
+        found, *others = fitting_pools(options.pool, "joined") or [find_pool(options.pool, "joined", NAME)]
+        assert found.membership
+        check_not_lent_by_host(found.membership.gate)
+        if others and not _prints_one_object(options):
+            voice.say(_which(found, others), "which")
+        return found.membership
     invite = Invite.decode(options.pool)
     if invite.role != "worker":
         raise InviteError(
@@ -103,13 +113,25 @@ def _membership(options: argparse.Namespace, voice: Voice) -> Membership:
     check_not_lent_by_host(invite.gate)
     from kalavai_nb.link.enrol import enrol
 
-    # what returns prints one object
-    if not (options.json and (options.detach or options.install_service)):
+    if not _prints_one_object(options):
         voice.say(f"asking the gate of {invite.pool}", "asking")
     label = " ".join((options.name or socket.gethostname()).split())
     if not label:
         raise OptionError("--name is empty: wanted what this machine is to be called.")
     return asyncio.run(enrol(invite, label))
+
+
+def _prints_one_object(options: argparse.Namespace) -> bool:
+    return bool(options.json and (options.detach or options.install_service))
+
+
+def _which(found: Known, others: Sequence[Known]) -> str:
+    """A pool that was taken away and made anew has its old name: the dead one must not stand in the way."""
+    ids = " or ".join(other.id for other in others)
+    return (
+        f"{1 + len(others)} pools called {found.name} are known here; this is the one used last, {found.id}. If you "
+        f"mean another: kalavai-nb join {ids}. One that is no more: kalavai-nb leave {others[0].id} --forget."
+    )
 
 
 def _lends(options: argparse.Namespace, known: Known, changes: dict[str, Any]) -> Lends:

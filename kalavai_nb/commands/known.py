@@ -52,13 +52,18 @@ def known_pools() -> list[Known]:
     return own + sorted(others, key=lambda known: (known.part, known.name))
 
 
+def fitting_pools(said: str | None, part: str) -> list[Known]:
+    """Those of this name or id that are ``part`` of those known here; of one name, the one renewed last comes first."""
+    there = [known for known in known_pools() if known.part == part]
+    return [known for known in there if said in (None, known.name) or (known.id and known.id == said)]
+
+
 def find_pool(said: str | None, part: str, verb: str) -> Known:
     """The pool of this name or id that is ``part`` of those known here; the only one where nothing is said.
 
     Where there are several, the one that runs is meant. Raises OptionError.
     """
-    there = [known for known in known_pools() if known.part == part]
-    fitting = [known for known in there if said in (None, known.name) or (known.id and known.id == said)]
+    there, fitting = fitting_pools(None, part), fitting_pools(said, part)
     if len(fitting) > 1:
         fitting = [known for known in fitting if known.is_running] or fitting
     if len(fitting) == 1:

@@ -89,8 +89,9 @@ def prune() -> None:
 
 
 def memberships() -> Iterator[Membership]:
-    """All of this user on this machine that can be read."""
-    for file in sorted((data_directory() / "joined").glob(f"*/{_FILE}")):
+    """All of this user on this machine that can be read; those that were renewed last come first."""
+    files = (data_directory() / "joined").glob(f"*/{_FILE}")
+    for file in sorted(files, key=lambda file: (-_written(file), file)):
         try:
             yield load(file.parent)
         except InviteError:
@@ -98,8 +99,18 @@ def memberships() -> Iterator[Membership]:
 
 
 def find(*, pool: str = "", role: str = "", gate: str = "") -> Membership | None:
-    """The membership of this role in the pool of this name, id or gate."""
+    """The membership of this role in the pool of this name, id or gate: of several, the one that was renewed last.
+
+    A pool that was taken away and made anew has its old name, and another id.
+    """
     for each in memberships():
         if role in ("", each.role) and pool in ("", each.pool, each.pool_id) and gate in ("", each.gate):
             return each
     return None
+
+
+def _written(file: Path) -> float:
+    try:
+        return file.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -20,7 +20,7 @@ from kalavai_nb.registry.asking import VERBS, ask, take_back, take_reply
 from kalavai_nb.registry.entry import MOST_ORDER_BYTES, ORDERS_AT_ONCE
 from kalavai_nb.registry.forms import Unfit
 from kalavai_nb.registry.published import Published, parse
-from kalavai_nb.registry.reader import MOST_FILE_BYTES, MOST_SENTENCES, Reader
+from kalavai_nb.registry.reader import MOST_FILE_BYTES, MOST_FILES, MOST_SENTENCES, Reader
 
 GOLDEN: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "snapshot.json").read_bytes())
 NAME = "p-1-abcd"
@@ -246,6 +246,26 @@ def test_a_flood_of_rubbish_does_not_fill_the_log(place: Path) -> None:
     look.look()
     look.look()
     assert len(said) == MOST_SENTENCES
+
+
+def test_files_of_owners_that_are_no_more_do_not_hide_one_that_lives(place: Path) -> None:
+    content = json.dumps(file_of()).encode()
+    for number in range(MOST_FILES + 44):
+        old = put(place, content, f"a-1-{number:04x}.json")
+        os.utime(old, (number, number))
+    live = Entry("z", "Client-ada", "ada.ipynb (812)", True, place)
+    live.write(GOLDEN)
+    look, said = reader(place)
+    shown = look.look()
+    assert live.name in shown
+    assert len(shown) == MOST_FILES
+    assert ["256 are shown" in sentence for sentence in said] == [True]
+    # what is shown stays the same, so that those that have ended are found out, and taken away
+    assert look.look().keys() == shown.keys()
+    for name in shown.keys() - {live.name}:
+        look.remove(name)
+    assert look.look().keys() - shown.keys() == {f"a-1-{number:04x}" for number in range(45)}
+    live.remove()
 
 
 @pytest.mark.parametrize("kind", ["link", "open to all", "file", "of somebody else"])

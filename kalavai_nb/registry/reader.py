@@ -78,6 +78,8 @@ class Reader:
                 self._ignore(name, f"{name!r} in {str(self.path)!r} is ignored: its name is none of a pool's file")
         if len(names) > MOST_FILES:
             self._ignore("", f"there are {len(names)} files of pools in {str(self.path)!r}: {MOST_FILES} are shown")
+            # those of owners that live are written each second; of the others, some are taken away at each look
+            names.sort(key=lambda name: _written(folder, f"{name}.json"), reverse=True)
         self._said = {(name, sentence) for name, sentence in self._said if not name or name in present}
         return names[:MOST_FILES]
 
@@ -102,6 +104,13 @@ class Reader:
         if (name, sentence) not in self._said and len(self._said) < MOST_SENTENCES:
             self._said.add((name, sentence))
             self._say(sentence)
+
+
+def _written(folder: Folder, file: str) -> int:
+    try:
+        return folder.sign(file).mtime_ns
+    except OSError:
+        return 0
 
 
 def _reason(error: Exception) -> str:

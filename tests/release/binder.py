@@ -2,8 +2,8 @@
 
     python tests/release/binder.py
 
-The steps are those of repo2docker for a repository with binder/requirements.txt: a clone, `pip install -r` from its root,
-then binder/postBuild. Only what repo2docker puts below that, a conda environment with a JupyterLab, is not made here.
+The steps are those of repo2docker for a repository with binder/requirements.txt: a clone, `pip install -r` from its
+root, then binder/postBuild. What repo2docker has below that, a conda environment with a JupyterLab, is not made here.
 """
 
 from __future__ import annotations
@@ -17,26 +17,25 @@ from pathlib import Path
 
 import nbformat
 import psutil
-
 from environments import Environment, clone, step
 
 NOTEBOOK = "examples/quickstart.ipynb"
 # what a session on mybinder.org may take before it is killed
 LIMIT_BYTES = 2 * 2**30
 SAMPLE_SECONDS = 0.5
+# an index that cannot be reached from here is not asked again
+ONCE = "0"
 
 
 def build(repository: Path, environment: Environment) -> None:
     """Make the environment as repo2docker does."""
     wanted = (repository / "binder" / "runtime.txt").read_text().strip()
     assert wanted == f"python-{sys.version_info[0]}.{sys.version_info[1]}", f"run this with {wanted}"
-    # an index that cannot be reached here is asked once for each package
-    quick = {"PIP_RETRIES": "0"}
     with step("pip install -r binder/requirements.txt"):
-        environment.pip("install", "--no-cache-dir", "-r", "binder/requirements.txt", cwd=repository, **quick)
+        environment.pip("install", "--no-cache-dir", "-r", "binder/requirements.txt", cwd=repository, PIP_RETRIES=ONCE)
         environment.pip("check", cwd=repository)
     with step("binder/postBuild"):
-        environment.run("binder/postBuild", cwd=repository, PIP_QUIET="1", **quick)
+        environment.run("binder/postBuild", cwd=repository, PIP_QUIET="1", PIP_RETRIES=ONCE)
 
 
 def check_environment(repository: Path, environment: Environment) -> None:
@@ -78,7 +77,7 @@ def _share(process: psutil.Process) -> int:
 
 def run_quickstart(repository: Path, environment: Environment, executed: Path) -> Memory:
     """The notebook as `jupyter execute` runs it, from where it lies."""
-    command = [environment.bin / "jupyter", "execute", f"--output={executed}", NOTEBOOK]
+    command = [str(environment.bin / "jupyter"), "execute", f"--output={executed}", NOTEBOOK]
     process = subprocess.Popen(command, cwd=repository, env=environment.variables)
     memory = Memory(process.pid)
     memory.start()
@@ -90,7 +89,7 @@ def run_quickstart(repository: Path, environment: Environment, executed: Path) -
 
 def check_outputs(executed: Path) -> None:
     """Four ranks, two that train, fifteen trials and a plot, and no error anywhere."""
-    cells = [cell for cell in nbformat.read(executed, 4).cells if cell.cell_type == "code"]
+    cells = [cell for cell in nbformat.read(str(executed), as_version=4).cells if cell.cell_type == "code"]
     outputs = [output for cell in cells for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
     said = json.dumps(outputs)

@@ -5,7 +5,7 @@ import { INotebookTracker } from '@jupyterlab/notebook';
 import { ISettingRegistry } from '@jupyterlab/settingregistry';
 import { IStatusBar } from '@jupyterlab/statusbar';
 import { ITranslator, nullTranslator, TranslationBundle } from '@jupyterlab/translation';
-import { copy } from './lab/clipboard';
+import { copy } from './clipboard';
 import { addCommands, OPEN } from './lab/commands';
 import { insertCell } from './lab/notebook';
 import { Server } from './lab/server';

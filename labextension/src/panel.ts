@@ -1,4 +1,5 @@
 // The panel in a notebook, as anywidget wants it: a model of traits in, the shared view out.
+import { copy } from './clipboard';
 import { NOTHING, State } from './state';
 import { Actions, Answer, mount, Verb } from './view';
 import { duration } from './view/words';
@@ -83,9 +84,7 @@ class Kernel implements Actions {
     return (await this.byServer(pool, owner, verb, target)) ?? this.byWidget(verb, target);
   }
 
-  async copy(text: string): Promise<void> {
-    await navigator.clipboard.writeText(text);
-  }
+  readonly copy = copy;
 
   dispose(): void {
     this.model.off('msg:custom', this.hear);

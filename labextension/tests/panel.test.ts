@@ -109,3 +109,30 @@ test('it leaves nothing behind', () => {
   assert.equal(document.body.children.length, 0);
   assert.equal(model.listeners, 0);
 });
+
+test('an invite is copied only where the browser says so; else it stands there, selected', async () => {
+  const ways: string[] = [];
+  let lets = false;
+  Object.assign(document, { execCommand: (way: string) => (ways.push(way), lets) });
+  const button = [...document.querySelectorAll('button')].find(each => each.textContent === 'Copy invite');
+  const invited = async () => {
+    button?.click();
+    await drawn();
+    model.say('msg:custom', { id: model.sent.at(-1)?.id, ok: true, text: 'kalavai://AQ' });
+    await drawn();
+  };
+  await invited();
+  assert.deepEqual(ways, ['copy']);
+  const shown = document.querySelector<HTMLInputElement>('.kn-invite');
+  assert.equal(shown?.value, 'kalavai://AQ');
+  for (let tries = 0; tries < 200 && document.activeElement !== shown; tries += 1) {
+    await drawn();
+  }
+  assert.ok(document.activeElement === shown, 'ready to be copied');
+  assert.ok(!document.body.textContent?.includes('Copied'));
+  lets = true;
+  await invited();
+  assert.ok(document.body.textContent?.includes('Copied.'));
+  assert.ok(!document.querySelector('.kn-invite'));
+  assert.ok(!document.querySelector('body > textarea'), 'what was selected is gone');
+});

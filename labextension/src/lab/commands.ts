@@ -3,7 +3,7 @@ import { JupyterFrontEnd } from '@jupyterlab/application';
 import { ICommandPalette, InputDialog, Notification } from '@jupyterlab/apputils';
 import { Translate } from '../view';
 import { CELL } from '../view';
-import { copy } from './clipboard';
+import { copyOrShow } from './copying';
 import { poolIcon } from './icon';
 import { Server } from './server';
 import { Sidebar } from './sidebar';
@@ -55,10 +55,7 @@ export function addCommands(app: JupyterFrontEnd, parts: Parts, palette: IComman
   });
   commands.addCommand(COPY_START, {
     label: translate('Copy Code That Starts a GPU Pool'),
-    execute: async () => {
-      await copy(START_CODE);
-      Notification.success(translate('Copied. Run it in a notebook to start a pool.'), { autoClose: 3000 });
-    }
+    execute: () => copyOrShow(START_CODE, translate('Copied. Run it in a notebook to start a pool.'), translate)
   });
   if (insert) {
     commands.addCommand(INSERT_CELL, { label: translate('Insert a %%pool Cell'), execute: () => insert(CELL) });
@@ -99,6 +96,6 @@ async function copyInvite(server: Server, translate: Translate): Promise<void> {
     Notification.error(text, SHOWN);
     return;
   }
-  await copy(text);
-  Notification.success(translate('The invite is copied. Who has it can join: kalavai-nb join <invite>'), { autoClose: 5000 });
+  const said = translate('The invite is copied. Whoever has it can run code on every machine of the pool.');
+  await copyOrShow(text, said, translate);
 }

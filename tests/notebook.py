@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import re
@@ -72,8 +73,13 @@ class Cell:
 class Notebook:
     """A kernel and its channels. ``run`` waits for the cell's end, ``begin`` does not."""
 
-    def __init__(self, cwd: str | None = None, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, cwd: str | None = None, env: dict[str, str] | None = None, argv: list[str] | None = None
+    ) -> None:
         self.manager = KernelManager(kernel_name="python3")
+        if argv:
+            # not ipykernel: such a one passes ■ on by itself
+            self.manager.kernel_spec.argv, self.manager.kernel_spec.interrupt_mode = argv, "message"
         self.manager.start_kernel(cwd=cwd, env={**os.environ, **(env or {})})
         self.client = self.manager.client()
         self.client.start_channels()
@@ -97,6 +103,11 @@ class Notebook:
         cell = self.run(source, timeout)
         assert cell.status == "ok", cell.traceback
         return cell
+
+    def value(self, expression: str, timeout: float = PATIENCE_SECONDS) -> Any:
+        """What an expression is there; of what JSON knows."""
+        said = self.ok(f"import json as _json; print('\\x01' + _json.dumps({expression}))", timeout).stream()
+        return json.loads(said.rsplit("\x01", 1)[1])
 
     def finish(self, request: str, timeout: float = PATIENCE_SECONDS) -> Cell:
         """All messages of this request, until the kernel is idle again."""

@@ -1,4 +1,4 @@
-"""Prints how exact every architecture is in three stages: `python tests/benchmarks/architectures.py [family …]`.
+"""How exact every architecture is in three stages: `python -m tests.benchmarks.architectures [family …]`.
 
 Tiny random models, each against the same model in one piece; unequal prompts padded at the left, prefilled in pieces,
 with a row that joins late and one that leaves early.
@@ -8,12 +8,23 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+from tests.benchmarks.table import Row
 
 
-def main(asked: list[str]) -> None:
+def measure() -> Iterator[Row]:
+    """One row for all of them."""
+    verdicts = Counter(verdict for _, verdict, _ in _verdicts())
+    ours = f"{verdicts['exact']} exact, {verdicts['refused']} refused by name, {verdicts['WRONG']} wrong"
+    what = f"{verdicts.total()} architectures of transformers in three stages, against the whole model"
+    yield Row(what, ours, must="0 wrong", met=not verdicts["WRONG"])
+
+
+def _verdicts(asked: list[str] | None = None) -> Iterator[tuple[str, str, str]]:
+    """Of each family its name, exact, refused or WRONG, and how far or why."""
     import torch
     import transformers
 
@@ -24,18 +35,15 @@ def main(asked: list[str]) -> None:
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    counts = {"exact": 0, "refused": 0, "WRONG": 0}
     for family in asked or families():
         with tempfile.TemporaryDirectory() as directory:
             try:
                 worst = verdict(family, Path(directory))
-                word, note = ("exact" if worst <= EXACT else "WRONG"), f"{worst:.1e}"
+                yield family, "exact" if worst <= EXACT else "WRONG", f"{worst:.1e}"
             except ModelError as error:
-                word, note = "refused", str(error).split(": ", 1)[1].split(". Choose")[0]
-        counts[word] += 1
-        print(f"{family:22s} {word:8s} {note}", flush=True)
-    print(", ".join(f"{count} {word}" for word, count in counts.items()))
+                yield family, "refused", str(error).split(": ", 1)[1].split(". Choose")[0]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    for line in _verdicts(sys.argv[1:]):
+        print("{:22s} {:8s} {}".format(*line), flush=True)

@@ -1,4 +1,4 @@
-"""Round trips and output of cells, against ipyparallel's %%px on as many engines."""
+"""Round trips and output of cells, against ipyparallel, jupyter-distributed, nbdistributed and afar."""
 
 from __future__ import annotations
 
@@ -9,40 +9,43 @@ from collections.abc import Iterator
 
 import psutil
 
-from notebook import Notebook, listens_on
-from tests.benchmarks.table import Row, spread
+from notebook import Cell, Notebook, listens_on
+from tests.benchmarks.cell_peers import OURS, Peer, all_opened, opened
+from tests.benchmarks.table import Row, figure, spread
 
 ROUNDS, CELLS_A_ROUND = 6, 15
+ALL = ("ipyparallel", "jupyter-distributed", "nbdistributed")
 LINES = "for i in range({count}): print(f'{{rank}} {{i:06d}} ' + 'x' * {width}{flush})"
+Systems = dict[str, tuple[Peer, Notebook]]
 
 
 def measure() -> Iterator[Row]:
-    with Notebook() as ours, Notebook() as peer:
-        ours.ok("%load_ext kalavai_nb\nimport kalavai_nb as kn\npool = kn.Pool(quiet=True)")
-        peer.ok("import ipyparallel as ipp\nrc = ipp.Cluster(n=4).start_and_connect_sync(activate=True)")
-        for count in (2, 4):
-            yield _empty_cell(ours, peer, count)
+    with opened(OURS, 4) as ours:
+        for count, names in ((1, ("afar",)), (2, ALL), (4, ALL)):
+            with all_opened(names, count) as peers:
+                systems: Systems = {"kalavai_nb": (OURS, ours), **peers}
+                yield _empty_cell(systems, count)
+                if count == 2:
+                    yield _flushed_lines(systems)
         yield _latency(ours)
-        yield _flushed_lines(ours, peer)
         yield from _many_lines(ours)
         yield from _large_array(ours)
 
 
-def _empty_cell(ours: Notebook, peer: Notebook, ranks: int) -> Row:
-    """Alternately, so that a busy moment of the machine meets both."""
-    seconds: dict[str, list[float]] = {"ours": [], "peer": []}
-    cells = {
-        "ours": (ours, f"%%pool gpus={ranks}\npass"),
-        "peer": (peer, f"%%px --targets 0:{ranks}\npass"),
-    }
-    for notebook, source in cells.values():
+def _empty_cell(systems: Systems, ranks: int) -> Row:
+    """Alternately, so that a busy moment of the machine meets all."""
+    milliseconds: dict[str, list[float]] = {name: [] for name in systems}
+    for peer, notebook in systems.values():
         for _ in range(5):
-            notebook.ok(source)
+            notebook.ok(peer.sends("pass", ranks))
     for _ in range(ROUNDS):
-        for who, (notebook, source) in cells.items():
-            seconds[who] += [1000 * notebook.ok(source).seconds for _ in range(CELLS_A_ROUND)]
-    medians = {who: statistics.median(values) for who, values in seconds.items()}
-    return Row(f"empty cell, {ranks} ranks", medians["ours"], "ms", 1.0, medians["peer"], spread(seconds["ours"]))
+        for name, (peer, notebook) in systems.items():
+            cells = [notebook.ok(peer.sends("pass", ranks)) for _ in range(CELLS_A_ROUND)]
+            milliseconds[name] += [1000 * cell.seconds for cell in cells]
+    medians = {name: statistics.median(values) for name, values in milliseconds.items()}
+    ours, note = medians.pop("kalavai_nb"), spread(milliseconds["kalavai_nb"])
+    what = f"an empty cell on {ranks} rank{'s' if ranks > 1 else ''}"
+    return figure(what, ours, "ms", 1.0, medians, note, of_ratio=True)
 
 
 def _latency(ours: Notebook) -> Row:
@@ -56,19 +59,20 @@ def _latency(ours: Notebook) -> Row:
         text = message["content"].get("text", "") if message["msg_type"] == "stream" else ""
         lags += [1000 * (came - float(said)) for said in re.findall(r"at ([\d.]+)", text)]
     assert len(lags) == 80
-    return Row("print to output, median", statistics.median(lags), "ms", 50, note=spread(lags))
+    return figure("from print in a rank to its output", statistics.median(lags), "ms", 50, note=spread(lags))
 
 
-def _flushed_lines(ours: Notebook, peer: Notebook) -> Row:
+def _flushed_lines(systems: Systems) -> Row:
     """300 flushed lines of 100 bytes from each of 2 ranks: bytes of messages over bytes printed."""
-    lines = LINES.format(count=300, width=90, flush=", flush=True")
-    peer.ok("%%px --targets 0:2\nimport os\nrank = os.getpid()")
-    cell = ours.ok(f"%%pool gpus=2\n{lines}")
-    assert cell.stream().count("\n") == 600
-    theirs = peer.ok(f"%%px --targets 0:2\n{lines}")
-    printed = 2 * 300 * 100
-    overhead, peers = cell.message_bytes / printed, theirs.message_bytes / printed
-    return Row("300 flushed lines × 2: bytes sent / printed", overhead, "×", 3, note=f"ipyparallel {peers:.0f} ×")
+
+    def overhead(peer: Peer, notebook: Notebook) -> float:
+        notebook.ok(peer.sends(f"rank = {peer.me}", 2))
+        cell: Cell = notebook.ok(peer.sends(LINES.format(count=300, width=90, flush=", flush=True"), 2))
+        return cell.message_bytes / (2 * 300 * 100)
+
+    overheads = {name: overhead(*system) for name, system in systems.items()}
+    ours = overheads.pop("kalavai_nb")
+    return figure("300 flushed lines from 2 ranks: bytes sent for each printed", ours, "bytes", 3, overheads)
 
 
 def _many_lines(ours: Notebook) -> Iterator[Row]:
@@ -86,10 +90,10 @@ def _many_lines(ours: Notebook) -> Iterator[Row]:
         for rank, number in re.findall(r"\] (\d) (\d{6}) x", cell.stream()):
             said[rank].append(int(number))
         assert all(numbers == list(range(20_000)) for numbers in said.values()), "lines lost or out of order"
-    yield Row("20,000 lines × 2, median", statistics.median(seconds), "s", 3, note=spread(seconds, "s"))
+    yield figure("20,000 lines from each of 2 ranks", statistics.median(seconds), "s", 3, note=spread(seconds, "s"))
     growth = resident[-1] - resident[1]
     note = f"{resident[0]:.0f} → {resident[-1]:.0f} MiB over 10 repeats (33 MB printed)"
-    yield Row("head's memory after that, growth", growth, "MiB", 10, note=note)
+    yield figure("growth of the head after that", growth, "MiB", 10, note=note)
 
 
 def _large_array(ours: Notebook) -> Iterator[Row]:
@@ -99,5 +103,6 @@ def _large_array(ours: Notebook) -> Iterator[Row]:
     assert "sent array (200 MB)" in first.stream(), first.stream()
     second = ours.ok("%%pool gpus=2\narray.sum()")
     assert "reused array (200 MB)" in second.stream(), second.stream()
-    yield Row("200 MB array, first cell", first.seconds, "s", float("inf"), note="sent once, to the machine")
-    yield Row("200 MB array, second cell", second.seconds, "s", first.seconds, note="reused; the time is its digest")
+    yield figure("200 MB array, first cell", first.seconds, "s", None, note="sent once, to the machine")
+    peers = {"the first": first.seconds}
+    yield figure("200 MB array, second cell", second.seconds, "s", 1, peers, "the time is its digest", of_ratio=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from kalavai_nb.ledger import Evict, Granted, Ledger, Yield
 from kalavai_nb.state import Device, Need
-from tests.benchmarks.table import Row, print_table
+from tests.benchmarks.table import Row, figure, markdown
 
 DEVICES, OWNERS, REQUESTS = 1000, 100, 100_000
 LEAST_GRANTS_PER_SECOND = 2000
@@ -173,9 +173,9 @@ def measure(requests: int = REQUESTS) -> list[Row]:
         )
         what = f"ledger, {DEVICES} devices, {OWNERS} owners, {requests} requests for {load:.0%} of it"
         speed = requests / ran.spent_seconds
-        rows.append(Row(what, speed, "grants/s", LEAST_GRANTS_PER_SECOND, at_least=True, note=note))
+        rows.append(figure(what, speed, "grants/s", LEAST_GRANTS_PER_SECOND, at_least=True, note=note))
     return rows
 
 
 if __name__ == "__main__":
-    print_table(measure(*map(int, sys.argv[1:])))
+    print(markdown(measure(*map(int, sys.argv[1:]))))

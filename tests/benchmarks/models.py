@@ -23,13 +23,15 @@ from kalavai_nb.lm.member import Member
 from kalavai_nb.lm.request import Request
 from kalavai_nb.lm.sharded_lm import ShardedLM
 from tests.benchmarks.slow_link import slow_links
-from tests.benchmarks.table import Row
+from tests.benchmarks.table import Row, figure, spread
 
 ROUNDS = 5
 TOKENS = 48
 PROMPT = "Once upon a time, in a village by the sea, there lived an old woman who"
 PREFILL = "x" * 2048
 DELAY_SECONDS, BITS_PER_SECOND = 0.05, 100e6
+# of the time that latency alone would take
+OVER_BOUND = 1 / 0.9
 
 
 def measure() -> Iterator[Row]:
@@ -102,15 +104,24 @@ def _speed(lm: ShardedLM, path: Path) -> Iterator[Row]:
             ours.append(tokens_per_second(lm, batch))
             theirs.append(whole.tokens_per_second(batch))
         ratios = sorted(a / b for a, b in zip(ours, theirs, strict=True))
-        spread = f"{ratios[0]:.2f}–{ratios[-1]:.2f}"
-        note = f"{statistics.median(ours):.3g} against {statistics.median(theirs):.3g} tokens/s, {spread}"
-        what = f"decode, 2 stages × 1 thread / unsharded × 2, batch {batch}"
-        yield _least(what, statistics.median(ratios), "×", least, note)
+        ratio, peer = statistics.median(ratios), f"{statistics.median(theirs):.3g} tokens/s"
+        yield Row(
+            f"decode, batch {batch}: two stages of a thread each, against the whole model on two threads",
+            f"{statistics.median(ours):.3g} tokens/s",
+            {"transformers": peer},
+            f"≥ {least:g} ×",
+            ratio >= least,
+            ratio,
+            more_is_better=True,
+            note=f"{ratios[0]:.2f} … {ratios[-1]:.2f} × in {ROUNDS} rounds",
+        )
 
 
 def _four_at_once(lm: ShardedLM) -> Row:
-    ratios = [tokens_per_second(lm, 4) / tokens_per_second(lm, 1) for _ in range(ROUNDS)]
-    return _least("four requests at once / one, tokens/s", statistics.median(ratios), "×", 2.5)
+    four, one = zip(*((tokens_per_second(lm, 4), tokens_per_second(lm, 1)) for _ in range(ROUNDS)), strict=True)
+    peers, note = {"one at a time": statistics.median(one)}, spread(four, "tokens/s")
+    what = "decode, four requests at once"
+    return figure(what, statistics.median(four), "tokens/s", 2.5, peers, note, at_least=True, of_ratio=True)
 
 
 def _memory(lm: ShardedLM) -> Iterator[Row]:
@@ -126,8 +137,9 @@ def _memory(lm: ShardedLM) -> Iterator[Row]:
     for number, stage in enumerate(lm.stages):
         over = psutil.Process(stage.pid).memory_full_info().uss - floor
         held = stage.memory_bytes + stage.kv_bytes
-        note = f"{over / 2**20:.0f} MiB over a floor of {floor / 2**20:.0f}, tensors and caches {held / 2**20:.0f}"
-        yield Row(f"memory of stage {number} over the floor / tensors + KV", over / held, "×", 1.15, note=note)
+        note = f"over the {floor / 2**20:.0f} MiB of a process that has loaded nothing"
+        peers = {"its tensors and caches": held / 2**20}
+        yield figure(f"memory of stage {number}", over / 2**20, "MiB", 1.15, peers, note, of_ratio=True)
     request.result()
 
 
@@ -156,8 +168,8 @@ def _quantised(pool: kn.Pool, path: Path) -> Iterator[Row]:
         with pool.load(path, gpus=2, dtype="bfloat16", quant=quant, spares=0, show=False) as lm:
             ours = sum(stage.memory_bytes for stage in lm.stages)
             speed = tokens_per_second(lm, 1)
-        note = f"{ours / 2**20:.0f} of {plain / 2**20:.0f} MiB; {speed:.3g} tokens/s"
-        yield Row(f"weights at {quant} / at bfloat16", ours / plain, "×", most, note=note)
+        peers, note = {"bfloat16": plain / 2**20}, f"{speed:.3g} tokens/s"
+        yield figure(f"weights in {quant}", ours / 2**20, "MiB", most, peers, note, of_ratio=True)
 
 
 def _slow(pool: kn.Pool, path: Path) -> Iterator[Row]:
@@ -178,9 +190,8 @@ def _slow(pool: kn.Pool, path: Path) -> Iterator[Row]:
         near = 1 / tokens_per_second(lm, 1)
     with _far_apart(pool, path, "float32") as lm:
         far = 1 / tokens_per_second(lm, 1)
-        note = f"{1000 * far:.0f} ms a token; {1000 * near:.0f} without the link, and 100 of latency"
-        what = "SmolLM2 over that link: bound of latency and computing / a token"
-        yield _least(what, (near + 2 * DELAY_SECONDS) / far, "×", 0.9, note)
+        peers = {"latency, and computing without the link": 1000 * (near + 2 * DELAY_SECONDS)}
+        yield figure("SmolLM2 over that link, a token", 1000 * far, "ms", OVER_BOUND, peers, of_ratio=True)
 
 
 @contextmanager
@@ -194,16 +205,16 @@ def _far_apart(pool: kn.Pool, path: Path, dtype: str) -> Iterator[ShardedLM]:
 
 def _slow_decoding(lm: ShardedLM, batch: int, alone: float) -> Row:
     seconds = batch / statistics.median(tokens_per_second(lm, batch) for _ in range(3))
-    note = f"{1000 * seconds:.0f} ms a round; {1000 * alone:.1f} without the link"
-    what = f"50 ms, 100 Mbit/s, batch {batch}: bound of latency / a round"
-    return _least(what, 2 * DELAY_SECONDS / seconds, "×", 0.9, note)
+    note, peers = f"{1000 * alone:.1f} ms without the link", {"latency": 1000 * 2 * DELAY_SECONDS}
+    what = f"a link of 50 ms and 100 Mbit/s, batch {batch}: a token of each"
+    return figure(what, 1000 * seconds, "ms", OVER_BOUND, peers, note, of_ratio=True)
 
 
 def _slow_prefill(lm: ShardedLM, compute: float) -> Row:
     seconds = statistics.median(_first_token_seconds(lm, PREFILL) for _ in range(3))
     bound = 8 * 2 * 4096 * len(PREFILL) / BITS_PER_SECOND
-    note = f"{seconds:.2f} s for 2,048 tokens × 4,096 in bfloat16; {compute:.2f} s without the link"
-    return Row("prefill / bound of bandwidth", seconds / bound, "×", 1.3, note=note)
+    note = f"2,048 tokens × 4,096 in bfloat16; {compute:.2f} s without the link"
+    return figure("prefill over that link", seconds, "s", 1.3, {"bandwidth": bound}, note, of_ratio=True)
 
 
 def _first_token_seconds(lm: ShardedLM, prompt: str) -> float:
@@ -224,7 +235,7 @@ def _losses(pool: kn.Pool, path: Path) -> Iterator[Row]:
         ):
             seconds, made = _loss(lm, stage, number)
             equal = "tokens equal" if made == expected else "TOKENS DIFFER"
-            yield Row(f"{what} while decoding: first new token after", seconds, "s", 5, note=equal)
+            yield figure(f"{what} while decoding: first new token after", seconds, "s", 5, note=equal)
         yield _many_losses(lm)
 
 
@@ -255,14 +266,10 @@ def _many_losses(lm: ShardedLM) -> Row:
     made = request.result().token_ids
     differ = sum(a != b for a, b in zip(made, expected, strict=True))
     note = f"{kills} kills, {len(made)} tokens, {time.monotonic() - began:.0f} s"
-    return Row("20 random kills: tokens that differ", differ, "", 0, note=note)
+    return figure("20 random kills: tokens that differ", differ, "tokens", 0, note=note)
 
 
 def _take(request: Request, tokens: int) -> None:
     stream: Any = iter(request)
     for _ in range(tokens):
         next(stream)
-
-
-def _least(what: str, ours: float, unit: str, least: float, note: str = "") -> Row:
-    return Row(what, ours, unit, least, note=note, at_least=True)

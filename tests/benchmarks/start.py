@@ -8,31 +8,30 @@ import sys
 import time
 from collections.abc import Iterator
 
-from notebook import Notebook
-from tests.benchmarks.table import Row, spread
+from tests.benchmarks.cell_peers import OURS, PEERS, Peer, is_installed, opened
+from tests.benchmarks.table import Row, figure, spread
 
+ROUNDS = 4
+NAMES = ("ipyparallel", "jupyter-distributed", "nbdistributed")
 IMPORT = "import time; t = time.perf_counter(); import kalavai_nb; print(time.perf_counter() - t)"
 
 
 def measure() -> Iterator[Row]:
-    """Import, and the first cell of a fresh kernel, alternating with ipyparallel."""
+    """Import, and the first cell of a fresh kernel, alternating with peers."""
     times = [float(subprocess.check_output([sys.executable, "-c", IMPORT])) for _ in range(5)]
-    yield Row("import kalavai_nb", statistics.median(times), "s", 0.1)
-    ours, peers = [], []
-    for _ in range(4):
-        with Notebook() as notebook:
-            notebook.ok("%load_ext kalavai_nb")
-            started = time.monotonic()
-            notebook.ok("import kalavai_nb as kn\npool = kn.Pool()")
-            notebook.ok("%%pool gpus=4\nrank")
-            ours.append(time.monotonic() - started)
-        with Notebook() as notebook:
-            started = time.monotonic()
-            notebook.ok("import ipyparallel as ipp\nrc = ipp.Cluster(n=4).start_and_connect_sync(activate=True)")
-            notebook.ok("%%px\n1")
-            peers.append(time.monotonic() - started)
-            notebook.ok("rc.shutdown(hub=True)")
+    yield figure("import kalavai_nb", statistics.median(times), "s", 0.1, note=spread(times, "s"))
+    seconds: dict[str, list[float]] = {}
+    for _ in range(ROUNDS):
+        for name, peer in {"kalavai_nb": OURS, **{name: PEERS[name] for name in filter(is_installed, NAMES)}}.items():
+            seconds.setdefault(name, []).append(_first_cell(peer))
     # the first of each warmed the disk
-    ours, peers = ours[1:], peers[1:]
-    note = f"{spread(ours, 's')}; ipyparallel {statistics.median(peers):.1f} s"
-    yield Row("Pool() and the first cell on 4 ranks", statistics.median(ours), "s", 5, note=note)
+    medians = {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    note, ours = spread(seconds["kalavai_nb"][1:], "s"), medians.pop("kalavai_nb")
+    yield figure("a kernel, its pool and its first cell on 4 ranks", ours, "s", 5, medians, note)
+
+
+def _first_cell(peer: Peer) -> float:
+    started = time.monotonic()
+    with opened(peer, 4) as notebook:
+        notebook.ok(peer.sends(f"print({peer.me})", 4))
+        return time.monotonic() - started

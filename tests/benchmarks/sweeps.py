@@ -14,15 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
 
 from notebook import Notebook, listens_on
-from tests.benchmarks.table import Comparison
+from tests.benchmarks.table import Row, figure, spread
 
-PEERS = ("dask", "ray", "joblib", "ipyparallel", "Optuna on dask")
 TESTS = Path(__file__).parent.parent
 Figures = dict[str, float]
 # of several runs, the worst where it is a count of what is to be kept or spared
@@ -33,13 +32,14 @@ SUMMARIES: dict[str, Callable[[Iterable[float]], float]] = {
     "lost": max,
     "further": max,
 }
+UNITS = {"ms": "ms", "seconds": "s", "ratio": "×"}
 
 
 @dataclass(frozen=True)
 class Case:
     """One row: a case of peers.py, who is put through it (ours first), how to read the figures, and what ours must be.
 
-    ``met`` is asked with our figures and those of the peers that gave any.
+    ``met`` is asked with our figures and those of the peers that gave any; ``key`` is the figure whose ratio counts.
     """
 
     what: str
@@ -49,19 +49,18 @@ class Case:
     must: str = ""
     met: Callable[[Figures, dict[str, Figures]], bool] = lambda ours, peers: True
     limit_seconds: float = 90.0
-
-    def words(self, found: Figures | str) -> str:
-        return self.form.format(**found) if isinstance(found, dict) else found
+    key: str = ""
 
 
 CASES = (
     Case(
         "1,000 no-op trials",
         "no_ops",
-        ("kalavai_nb", *PEERS[:4]),
+        ("kalavai_nb", "dask", "ray", "joblib", "ipyparallel"),
         "{ms:.3g} ms each",
         "≤ dask's time",
         lambda ours, peers: ours["ms"] <= peers.get("dask", ours)["ms"],
+        key="ms",
     ),
     Case(
         "200 no-op trials, a fresh process each",
@@ -71,7 +70,7 @@ CASES = (
         "≤ 40 ms each",
         lambda ours, peers: ours["ms"] <= 40,
     ),
-    Case("200 no-op trials, proposed by TPE", "search", ("kalavai_nb", "Optuna on dask"), "{ms:.3g} ms each"),
+    Case("200 no-op trials, proposed by TPE", "search", ("kalavai_nb", "Optuna on dask"), "{ms:.3g} ms each", key="ms"),
     Case(
         "50 MB in the function, 100 trials",
         "closure",
@@ -79,6 +78,7 @@ CASES = (
         "{seconds:.2g} s, {megabytes:.0f} MB sent",
         "≤ 110 MB, ≤ ray's time",
         lambda ours, peers: ours["megabytes"] <= 110 and ours["seconds"] <= peers.get("ray", ours)["seconds"],
+        key="seconds",
     ),
     Case(
         "SIGKILL of a worker after 20 of 40",
@@ -88,6 +88,7 @@ CASES = (
         "40 kept, ≤ 41 run, ≤ 1.1 ×",
         lambda ours, peers: ours["kept"] == 40 and ours["executions"] <= 41 and ours["ratio"] <= 1.1,
         limit_seconds=150.0,
+        key="ratio",
     ),
     Case(
         "trial 17 raises",
@@ -133,26 +134,33 @@ CASES = (
 )
 
 
-def measure() -> Iterator[Comparison]:
+def measure() -> Iterator[Row]:
     """All cases, each with all its systems right after one another."""
     for case in CASES:
         yield _compare(case)
     yield from _ten_thousand()
 
 
-def _compare(case: Case) -> Comparison:
-    ours, *peers = [_run(system, case) for system in case.systems]
-    # "dask/pure" stands in the column of dask
-    named = {system.partition("/")[0]: found for system, found in zip(case.systems[1:], peers, strict=True)}
-    figures = {name: found for name, found in named.items() if isinstance(found, dict)}
-    met = isinstance(ours, dict) and case.met(ours, figures)
-    return Comparison(
-        case.what, case.words(ours), {peer: case.words(named.get(peer, "")) for peer in PEERS}, case.must, met
-    )
+def _compare(case: Case) -> Row:
+    # "dask/pure" is dask
+    runs = {system.partition("/")[0]: _run(system, case) for system in case.systems}
+    figures = {name: _summary(run) for name, run in runs.items() if isinstance(run, list)}
+    words = {name: case.form.format(**figures[name]) if name in figures else str(run) for name, run in runs.items()}
+    said, ours = words.pop("kalavai_nb"), figures.pop("kalavai_nb", None)
+    met, row = ours is not None and case.met(ours, figures), Row(case.what, said, words, case.must)
+    if ours is None or not case.key:
+        return replace(row, met=met)
+    ratio = ours[case.key] / min(peer[case.key] for peer in figures.values()) if figures else None
+    note = spread([run[case.key] for run in runs["kalavai_nb"] if isinstance(run, dict)], UNITS[case.key])
+    return replace(row, met=met, ratio=ratio, note=note)
 
 
-def _run(system: str, case: Case) -> Figures | str:
-    """The figures of one system in one case, or why there are none."""
+def _summary(run: list[Figures]) -> Figures:
+    return {key: SUMMARIES.get(key, statistics.median)([line[key] for line in run]) for key in run[0]}
+
+
+def _run(system: str, case: Case) -> list[Figures] | str:
+    """The figures of one system in one case, each time it was put through it, or why there are none."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
         with out.open("w") as stdout, err.open("w") as stderr:
@@ -174,7 +182,7 @@ def _run(system: str, case: Case) -> Figures | str:
             return "not installed"
         if process.returncode or not lines:
             return f"failed: {' '.join(err.read_text().split())[-100:]}"
-    return {key: SUMMARIES.get(key, statistics.median)([line[key] for line in lines]) for key in lines[0]}
+    return lines
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
@@ -188,7 +196,7 @@ def _end(process: subprocess.Popen[bytes]) -> None:
     process.wait()
 
 
-def _ten_thousand() -> Iterator[Comparison]:
+def _ten_thousand() -> Iterator[Row]:
     """Memory, display and journal over 10,000 no-op trials in a notebook."""
     with tempfile.TemporaryDirectory() as folder, Notebook(cwd=folder) as notebook:
         notebook.ok("import kalavai_nb as kn\npool = kn.Pool(devices=2, quiet=True)\ndef nothing(x): pass")
@@ -202,22 +210,11 @@ def _ten_thousand() -> Iterator[Comparison]:
         a_trial = sum(file.stat().st_size for file in Path(folder, ".kalavai").rglob("*") if file.is_file()) / 11_000
         pictures = [m["content"]["data"]["text/plain"] for _, m in cell.messages if "data" in m["content"]]
     height = max(picture.count("\n") + 1 for picture in pictures)
-    nobody = dict.fromkeys(PEERS, "")
-    yield Comparison(
-        "10,000 no-op trials: display",
-        f"{height} lines, {cell.message_bytes / 1e3:.0f} kB of messages",
-        nobody,
-        "≤ 25 lines",
-        height <= 25,
-    )
-    yield Comparison(
-        "10,000 no-op trials: growth of memory",
-        f"notebook {kernel:.0f} MiB, head {head_growth:.0f} MiB",
-        nobody,
-        "≤ 30 MiB, ≤ 10 MiB",
-        kernel <= 30 and head_growth <= 10,
-    )
-    yield Comparison("10,000 no-op trials: journal", f"{a_trial:.0f} B a trial", nobody, "≤ 1 KB", a_trial <= 1000)
+    what = "10,000 no-op trials:"
+    yield figure(f"{what} lines of the display", height, "lines", 25, note=f"{cell.message_bytes / 1e3:.0f} kB in all")
+    yield figure(f"{what} growth of the notebook", kernel, "MiB", 30)
+    yield figure(f"{what} growth of the head", head_growth, "MiB", 10)
+    yield figure(f"{what} journal, for each", a_trial, "B", 1000)
 
 
 def _mebibytes(process: psutil.Process) -> float:

@@ -2,7 +2,7 @@
 # make lab    open the same notebook in JupyterLab
 # make test   install and run every check, but for those that are long
 # make docs   build the documentation: build/docs/index.html
-# make bench  measure against peers, in an environment with all of them; writes docs/benchmarks.md (half an hour)
+# make bench  measure against peers, in an environment with all of them; writes docs/measurements.md (half an hour)
 #
 # make test-all       the long tests, too
 # make test-net       machines cut off, frozen, with wrong clocks, for minutes

@@ -17,8 +17,10 @@ import pytest
 from kalavai_nb import cli
 from kalavai_nb.commands import join
 from kalavai_nb.errors import KalavaiError, NotWelcome, PoolClosed
+from kalavai_nb.gate import channels
 from kalavai_nb.gate.gate import Gate, Host
 from kalavai_nb.gate.keys import ADMIN, invite_key, ssh_key
+from kalavai_nb.gate.visitor import origin_of
 from kalavai_nb.invites import Invite
 from kalavai_nb.lending.voice import Voice
 from kalavai_nb.link.connection import Link
@@ -380,6 +382,45 @@ async def test_a_crowd_of_strangers_keeps_nobody_out_for_long(place: Place) -> N
     await until(lambda: len(place.refusals()) >= 64)
     async with linked(place, "user") as ada:
         assert await said_by(ada.head_port) == b"head:x"
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("fe80::1%eth0", "fe80::2%eth1"),
+    ],
+)
+def test_who_has_a_network_has_one_origin(one: str, other: str) -> None:
+    assert origin_of(one) == origin_of(other)
+
+
+def test_others_have_another_origin() -> None:
+    hosts = ["192.0.2.1", "192.0.2.2", "2001:db8:1:2::1", "2001:db8:1:3::1", "?"]
+    assert len({origin_of(host) for host in hosts}) == len(hosts)
+
+
+@at_a_gate
+async def test_a_member_has_so_many_connections_open_and_gets_more_when_some_end(place: Place) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channels, "MOST_CHANNELS", 3)
+        async with linked(place, "user", "ada") as ada, linked(place, "user", "eve") as eve:
+            kept = [await asyncio.open_connection(LOOPBACK, ada.head_port) for _ in range(3)]
+            for reader, writer in kept:
+                writer.write(b"x")
+                assert await reader.read(100) == b"head:x"
+            for _ in range(5):
+                assert await said_by(ada.head_port) == b""
+            said = [line for line in place.said if "has 3 connections open through the gate" in line]
+            assert len(said) == 1
+            assert said[0].startswith("ada (")
+            assert await said_by(eve.head_port) == b"head:x", "nobody else's"
+            for _, writer in kept:
+                writer.close()
+            async with asyncio.timeout(10):
+                while await said_by(ada.head_port) != b"head:x":
+                    await asyncio.sleep(0.01)
 
 
 @at_a_gate

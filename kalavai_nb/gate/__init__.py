@@ -6,5 +6,6 @@ Members reach the head and each other through it; what goes through is TLS betwe
 keys.py      SSH's side of keys, and what both ends of a connection agree on
 gate.py      who is here, and what they may
 visitor.py   one connection: who it is, what it may reach
+channels.py  what it has open through the gate
 desk.py      what members and admins ask for, in words
 """

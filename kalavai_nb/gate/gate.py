@@ -21,7 +21,7 @@ from kalavai_nb.security import Authority
 
 HELLO_SECONDS = 15
 INVITED_SECONDS = 60
-# connections of which nothing is known yet; with more, the oldest of the address that has the most is hung up on
+# connections of which nothing is known yet; with more, the oldest of the origin that has the most is hung up on
 MOST_STRANGERS = 64
 # ports of this machine that members may reach, beside those that the gate itself has opened
 MOST_STAGES = 4096
@@ -176,8 +176,8 @@ class Gate:
         """A connection was made. A crowd at the door keeps out none but itself."""
         strangers = [each for each in self._visitors if not each.is_known]
         if len(strangers) >= MOST_STRANGERS:
-            [(crowd, _)] = Counter(each.host for each in strangers).most_common(1)
-            next(each for each in strangers if each.host == crowd).hang_up()
+            [(crowd, _)] = Counter(each.origin for each in strangers).most_common(1)
+            next(each for each in strangers if each.origin == crowd).hang_up()
         self._visitors[visitor] = None
 
     def leave(self, visitor: Visitor) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
+from kalavai_nb.gate.channels import Channels
 from kalavai_nb.gate.keys import ADMIN, HEAD, RELAY, public_text
 from kalavai_nb.members import Refused
 
@@ -20,6 +22,8 @@ LOOPBACK = "127.0.0.1"
 MOST_RELAYS = 512
 # what is said by a peer goes into a line for people
 _MOST_SHOWN = 40
+# an address of IPv6 is one of a network that whoever has it has the whole of
+_V6_NETWORK = 64
 
 
 class Visitor(asyncssh.SSHServer):
@@ -27,7 +31,7 @@ class Visitor(asyncssh.SSHServer):
 
     def __init__(self, gate: Gate) -> None:
         self._gate = gate
-        self.host = self._peer = ""
+        self.origin = self._peer = ""
         self._claims = ""
         self._reason = ""
         self.name = self.member = self.role = ""
@@ -35,14 +39,15 @@ class Visitor(asyncssh.SSHServer):
         self.since = time.monotonic()
         self.questions = 0
         self._relays: set[int] = set()
+        self._channels = Channels(lambda text: gate.refuse(f"{self.name} ({self.member or self.role}) {text}"))
 
     # SSH's questions
 
     def connection_made(self, connection: asyncssh.SSHServerConnection) -> None:
         self._connection = connection
         peer = connection.get_extra_info("peername") or ("?", 0)
-        self.host = str(peer[0])
-        self._peer = f"{self.host}:{peer[1]}"
+        self.origin = origin_of(str(peer[0]))
+        self._peer = f"{peer[0]}:{peer[1]}"
         connection.set_extra_info(visitor=self)
         self._gate.enter(self)
 
@@ -99,9 +104,9 @@ class Visitor(asyncssh.SSHServer):
         if self.role not in ("user", "worker", ADMIN):
             return False
         if dest_host == HEAD and (head := self._gate.host.head_port()):
-            return self._connection.forward_connection(LOOPBACK, head)
+            return self._channels.forward(LOOPBACK, head)
         if dest_host == RELAY and self._gate.is_allowed(dest_port):
-            return self._connection.forward_connection(LOOPBACK, dest_port)
+            return self._channels.forward(LOOPBACK, dest_port)
         return False
 
     def server_requested(self, listen_host: str, listen_port: int) -> Awaitable[Any] | bool:
@@ -134,6 +139,19 @@ class Visitor(asyncssh.SSHServer):
 
     def hang_up(self) -> None:
         self._connection.abort()
+
+
+def origin_of(host: str) -> str:
+    """Where a connection comes from, as far as somebody cannot choose it at will: an address, or a network of IPv6."""
+    try:
+        address = ipaddress.ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.ip_network((address, _V6_NETWORK), strict=False))
 
 
 class _Relay(asyncssh.SSHListener):

@@ -36,12 +36,15 @@ class Environment:
         """A command that has to succeed; what it says goes where this process's own words go."""
         subprocess.run(command, cwd=cwd, env=self._variables(path, more), check=True)
 
-    def says(self, *command: str | Path, cwd: Path, path: Path | None = None, **more: str) -> str:
-        """What a command prints, errors too; where it fails, that is shown."""
+    def says(
+        self, *command: str | Path, cwd: Path, path: Path | None = None, given: str | None = None, **more: str
+    ) -> str:
+        """What a command prints, errors too, to what it is ``given``; where it fails, that is shown."""
         done = subprocess.run(
             command,
             cwd=cwd,
             env=self._variables(path, more),
+            input=given,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -117,11 +117,6 @@ class Desk(Notebook):
         self.client.start_channels()
         self.client.wait_for_ready(timeout=60)
 
-    def value(self, expression: str) -> Any:
-        """What an expression is there; of what JSON knows."""
-        said = self.ok(f"import json as _json; print('\\x01' + _json.dumps({expression}))").stream()
-        return json.loads(said.rsplit("\x01", 1)[1])
-
     def close(self) -> None:
         super().close()
         self._output.close()

@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import json
 import os
+import re
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -24,6 +26,9 @@ _LIVED_SECONDS = 20.0
 _LONGEST_PAUSE_SECONDS = 20.0
 _TAIL_BYTES = 2000
 _LAST_WORDS_SECONDS = 2.0
+# how Dask begins its lines
+_LOGGED = re.compile(r"^[\d-]+ [\d:,]+ - \S+ - [A-Z]+ - ")
+_NOTED = re.compile(r" - (INFO|DEBUG) - ")
 
 Report = dict[str, Any]
 
@@ -125,7 +130,8 @@ class MachineProcess:
             if self._is_closing:
                 return
             self._losses = 1 if time.monotonic() - since > _LIVED_SECONDS else self._losses + 1
-            self._on_loss(f"the process of this machine ended ({_how(self._process.returncode)}){self._tail()}")
+            how = _how(self._process.returncode, self._head is not None)
+            self._on_loss(f"the process of this machine's workers ended: {how}{self._tail()}")
             await self._spawn_again()
             self._tell()
 
@@ -153,12 +159,24 @@ class MachineProcess:
             return ""
         with contextlib.suppress(OSError), open(self._log, "rb") as file:
             file.seek(max(0, self._log.stat().st_size - _TAIL_BYTES))
-            said = file.read().decode(errors="replace").strip().splitlines()
-            return f"; the last it said: {said[-1]}" if said else ""
+            said = last_words(file.read().decode(errors="replace"))
+            return f" (it said: {said}; {self._log} has all)" if said else f" ({self._log} may say why)"
         return ""
 
 
-def _how(returncode: int | None) -> str:
+def last_words(log: str) -> str:
+    """The last line that says what went wrong, if any does: not what Dask notes of all that goes well."""
+    lines = [line.strip() for line in log.splitlines() if line.strip() and not _NOTED.search(line)]
+    return _LOGGED.sub("", lines[-1]) if lines else ""
+
+
+def _how(returncode: int | None, has_head: bool) -> str:
+    """Why it ended, to be read after "ended: "."""
+    if returncode == 0:
+        # it ends in good order where what it is for is no more
+        return "the head of the pool, which it had, was gone" if has_head else "it was told to"
+    if returncode == -signal.SIGKILL:
+        return "it was killed, by somebody or by the system, which does so when memory runs out"
     if returncode is not None and returncode < 0:
-        return f"signal {-returncode}"
-    return f"exit status {returncode}"
+        return f"it was ended by {signal.Signals(-returncode).name}"
+    return f"it failed (status {returncode})"

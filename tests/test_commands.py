@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -87,11 +90,16 @@ class Verb:
             self._more.notify_all()
 
 
-def ask(home: Path, *words: str, status: int = 0) -> Any:
+def ask(home: Path, *words: str, status: int = 0, given: str = "") -> Any:
     """What a verb says with ``--json``; where it has another exit status, its sentence."""
     environment = {**os.environ, "KALAVAI_HOME": str(home)}
     done = subprocess.run(
-        [*KALAVAI, *words, "--json"], capture_output=True, text=True, env=environment, timeout=LIMIT_SECONDS
+        [*KALAVAI, *words, "--json"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=LIMIT_SECONDS,
+        input=given,
     )
     assert done.returncode == status, done.stderr
     return json.loads(done.stdout) if status == 0 else done.stderr
@@ -167,6 +175,8 @@ def until_it_is_there(path: str) -> str:
     [
         (["join", "kalavai://x"], "the invite is cut off"),
         (["join", "https://example.org/abc"], "this is no invite"),
+        (["join"], "wanted an invite or the name of a pool joined before"),
+        (["join", "-"], "wanted an invite on standard input, got nothing"),
         (["join", "lab"], "there is no pool that this machine is lent to; kalavai-nb join INVITE lends it"),
         (["join", "lab", "--hours", "late"], "there is no day 'late'"),
         (["join", "lab", "--max-power", "much"], "--max-power much cannot be meant"),
@@ -199,6 +209,7 @@ def test_what_is_wrong_is_one_sentence(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("KALAVAI_HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     assert cli.main(words) == 2
     printed = capsys.readouterr()
     assert sentence in printed.err
@@ -214,6 +225,27 @@ def test_help_has_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> Non
     text = capsys.readouterr().out
     assert "examples:\n  kalavai-nb" in text
     assert "--json" in text
+
+
+def test_an_invite_that_is_asked_for_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KALAVAI_HOME", str(tmp_path))
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "KALAVAI_HOME": str(tmp_path)}
+    with subprocess.Popen(
+        [*KALAVAI, "join"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment, start_new_session=True
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while b"invite" not in shown:
+            shown += os.read(ours, 1000)
+        os.write(ours, b"kalavai://x\n")
+        with contextlib.suppress(OSError):  # the terminal's end
+            while more := os.read(ours, 1000):
+                shown += more
+    os.close(ours)
+    assert process.returncode == 2
+    assert b"the invite is cut off" in shown
+    assert b"kalavai://x" not in shown.replace(b"kalavai://x, got", b"")
 
 
 # a pool and a machine that is lent to it
@@ -289,7 +321,8 @@ def test_what_dies_on_the_machine_is_started_again(lender: Verb, pool: kn.Pool) 
     before = joins(pool)
     [machine] = psutil.Process(lender.process.pid).children()
     machine.kill()
-    lender.wait_for("machine")
+    said = lender.wait_for("machine")["text"]
+    assert said.startswith("the process of this machine's workers ended: it was killed")
     until(lambda: joins(pool) == before + 2)
     assert len(pool.devices) == 2
 
@@ -340,7 +373,9 @@ def test_in_the_background_over_the_loss_of_the_gate(homes: Path, ended: list[in
     head, lender = homes / "den", homes / "guest"
     ready = ask_new(head, "start", "den", "--no-devices", "--detach", "--listen", "127.0.0.1")
     ended.append(ready["pid"])
-    joined = ask_new(lender, "join", ready["invites"]["worker"]["invite"], "--devices", "1", "--detach")
+    # read, so that no list of processes shows it
+    invite = ready["invites"]["worker"]["invite"]
+    joined = ask_new(lender, "join", "-", "--devices", "1", "--detach", given=f"{invite}\n")
     ended.append(joined["pid"])
     assert joined["event"] == "lent"
     psutil.Process(ready["pid"]).kill()
@@ -364,9 +399,9 @@ def test_in_the_background_over_the_loss_of_the_gate(homes: Path, ended: list[in
     assert ask(head, "list") == []
 
 
-def ask_new(home: Path, *words: str) -> Any:
+def ask_new(home: Path, *words: str, given: str = "") -> Any:
     home.mkdir()
-    return ask(home, *words)
+    return ask(home, *words, given=given)
 
 
 def iter_members(home: Path) -> Iterator[str]:

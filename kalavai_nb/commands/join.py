@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import getpass
 import json
 import socket
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -37,6 +39,8 @@ HELP = "lend this machine to a pool"
 _EPILOG = """\
 examples:
   kalavai-nb join kalavai://AQ…                  with an invite; what to lend is asked nowhere else than here
+  kalavai-nb join                                asks for the invite, which others of this machine then cannot see
+  kalavai-nb join - <invite.txt                  reads it
   kalavai-nb join lab                            again, to a pool that this machine has joined before
   kalavai-nb join lab --hours 22:00-08:00 --memory 80% --max-power 250
   kalavai-nb join lab --install-service          at each start of this machine, with no terminal open
@@ -50,7 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this verb."""
     parser.epilog = _EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("pool", metavar="INVITE|POOL", help="kalavai://…, or the name of a pool joined before")
+    parser.add_argument(
+        "pool",
+        metavar="INVITE|POOL|-",
+        nargs="?",
+        help="kalavai://…, or the name of a pool joined before; - or nothing: asks for it, so that no list of "
+        "processes shows it",
+    )
     parser.add_argument("--devices", type=int, metavar="N", help="lend the first N (all GPUs, or 4 CPU stand-ins)")
     add_limits(parser)
     parser.add_argument("--name", metavar="LABEL", help="what this machine is called in the pool's list (its own name)")
@@ -73,6 +83,7 @@ def run(options: argparse.Namespace) -> int:
     # what cannot be meant must not use an invite up
     asked = Limits.parse(changes)
     check_they_can_be_kept(asked, chosen_devices(options.devices, asked))
+    options.pool = _said(options.pool)
     voice = Voice(options.json, options.ready_file)
     membership = _membership(options, voice)
     known = Known(membership.pool, "joined", membership.directory, membership.pool_id, membership)
@@ -94,6 +105,24 @@ def run(options: argparse.Namespace) -> int:
 
     asyncio.run(lend())
     return 0
+
+
+def _said(pool: str | None) -> str:
+    """The invite or the name; asked for where it is not among the words, which a list of processes shows to all."""
+    if pool not in (None, "-"):
+        return str(pool)
+    if sys.stdin.isatty():
+        said = getpass.getpass("invite (it is not shown): ")
+    elif pool == "-":
+        said = sys.stdin.readline()
+    else:
+        raise OptionError(
+            "wanted an invite or the name of a pool joined before, got neither: kalavai-nb join INVITE, or "
+            "kalavai-nb join - with the invite on standard input."
+        )
+    if not said.strip():
+        raise OptionError("wanted an invite on standard input, got nothing: kalavai-nb invite --role worker makes one.")
+    return said.strip()
 
 
 def _membership(options: argparse.Namespace, voice: Voice) -> Membership:

@@ -16,6 +16,8 @@ from kalavai_nb import cli, errors, ledger, magics, reading, snapshot, state
 from kalavai_nb.registry.asking import VERBS
 
 COLUMNS = "96"
+# where links of examples lead to here
+LINKS = {"../docs/": "../../", "two_machines.md": "../../two-machines.md"}
 
 
 def make(folder: Path, root: Path) -> None:
@@ -24,7 +26,10 @@ def make(folder: Path, root: Path) -> None:
     (folder / "examples").mkdir(parents=True)
     (folder / ".gitignore").write_text("*\n")
     for notebook in sorted((root / "examples").glob("*.ipynb")):
-        shutil.copy(notebook, folder / "examples")
+        said = notebook.read_text()
+        for there, here in LINKS.items():
+            said = said.replace(f"]({there}", f"]({here}")
+        (folder / "examples" / notebook.name).write_text(said)
     pages = {
         "command-line": command_line(),
         "pool-help": fenced(magics.HELP, "text"),

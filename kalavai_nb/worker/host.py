@@ -26,9 +26,11 @@ from kalavai_nb.reading import Machine, Reading
 from kalavai_nb.roads import LOOPBACK, Site, interface_of
 from kalavai_nb.state import Device
 from kalavai_nb.worker.child import fork_server_ready, living_children
+from kalavai_nb.worker.control import IDENTITY
 from kalavai_nb.worker.devices import visible
 from kalavai_nb.worker.handlers import register
 from kalavai_nb.worker.outbox import Outbox
+from kalavai_nb.worker.quarters import Quarters
 from kalavai_nb.worker.rank import Order, free_port
 from kalavai_nb.worker.ranks import RankProcess
 from kalavai_nb.worker.readings import reader_of
@@ -59,12 +61,13 @@ class Host(WorkerPlugin):
     ) -> None:
         self.device = device
         self._reader, self._machine = reader_of(device, living_children, devices_here), MachineReader()
-        self._directory = machine_directory
+        self._quarters = Quarters(machine_directory)
+        directory = self._quarters.directory
         self._environment = environment
         self._blobs = BlobStore(machine_directory / "blobs")
         self._ranks: dict[str, RankProcess] = {}
-        self._trials = Trials(machine_directory, self._blobs, environment)
-        self._stages = Stages(machine_directory, site, identity, environment)
+        self._trials = Trials(directory, self._blobs, environment)
+        self._stages = Stages(directory, machine_directory / IDENTITY, site, identity, environment)
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def stand(self, site: Site) -> None:
@@ -86,6 +89,7 @@ class Host(WorkerPlugin):
         self._sampler.close()
         await asyncio.gather(*(rank.close() for rank in self._ranks.values()))
         await asyncio.gather(self._trials.end(everything=True), self._stages.end(everything=True))
+        await asyncio.to_thread(self._quarters.close)
 
     def lend(self, memory_bytes: int) -> None:
         """So much of the machine's memory is a stand-in's from now on; a GPU knows its own."""
@@ -116,7 +120,7 @@ class Host(WorkerPlugin):
     async def kn_start(self, owner: str, lease: str, selectors: list[str]) -> dict[str, Any]:
         """Start a rank; its name in later calls is ``generation``."""
         await fork_server_ready()
-        rank = RankProcess(self._directory, self._rank_environment(selectors), lease, owner)
+        rank = RankProcess(self._quarters.directory, self._rank_environment(selectors), lease, owner)
         self._ranks[rank.generation] = rank
         rank.child.ended.add_done_callback(lambda _: self._on_rank_end(rank))
         try:

@@ -20,8 +20,8 @@ from kalavai_nb.state import machine_id
 
 LOCK = "lock"
 PREFIX = "kalavai-"
-# an IPC socket's path may have 107 bytes, and ends 65 bytes below this
-LONGEST_PARENT = 40
+# an IPC socket's path may have 107 bytes, and ends 76 bytes below this
+LONGEST_PARENT = 30
 
 
 class Scratch:
@@ -35,7 +35,7 @@ class Scratch:
         seen = hashlib.sha256(" ".join(sorted(gpus)).encode()).hexdigest()[:4]
         self._parent = Path(tempfile.gettempdir() if len(tempfile.gettempdir()) <= LONGEST_PARENT else "/tmp")
         root = self._parent / f"{PREFIX}{os.getuid()}-{pool}-{seen}"
-        with _alone(self._parent):
+        with alone(_turn(self._parent)):
             _clear(self._parent)
             root.mkdir(mode=0o700, exist_ok=True)
             if root.is_symlink() or root.stat().st_uid != os.getuid():
@@ -47,19 +47,24 @@ class Scratch:
 
     def close(self) -> None:
         """Leave it; the last one takes it away."""
-        with _alone(self._parent):
+        with alone(_turn(self._parent)):
             os.close(self._lock)
             _clear(self._parent)
 
 
 @contextlib.contextmanager
-def _alone(parent: Path) -> Iterator[None]:
-    file = os.open(parent / f"{PREFIX}{os.getuid()}.lock", os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+def alone(lock: Path) -> Iterator[None]:
+    """Meanwhile nobody else has this lock."""
+    file = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
         os.close(file)
+
+
+def _turn(parent: Path) -> Path:
+    return parent / f"{PREFIX}{os.getuid()}.lock"
 
 
 def _made_in(root: Path) -> Path:

@@ -13,7 +13,6 @@ from typing import Any
 from kalavai_nb.identity import Identity
 from kalavai_nb.roads import LOOPBACK, Site
 from kalavai_nb.worker.child import Child, warm_for_models
-from kalavai_nb.worker.control import IDENTITY
 from kalavai_nb.worker.wire import Message, messages, packed
 
 Send = Callable[[Message], None]
@@ -22,8 +21,11 @@ Send = Callable[[Message], None]
 class Stages:
     """Processes of stages by name; ``send`` gets events with what they say, and how they ended."""
 
-    def __init__(self, directory: Path, site: Site, identity: Identity, environment: dict[str, str]) -> None:
-        self._directory, self.site, self._identity, self._environment = directory, site, identity, environment
+    def __init__(
+        self, directory: Path, newer_identity: Path, site: Site, identity: Identity, environment: dict[str, str]
+    ) -> None:
+        self._directory, self._newer_identity, self._environment = directory, newer_identity, environment
+        self.site, self._identity = site, identity
         self._stages: dict[str, tuple[str, _Stage | None]] = {}
 
     async def start(
@@ -37,7 +39,7 @@ class Stages:
             if stage not in self._stages:
                 raise RuntimeError("was ended before it started")
             log = self._directory / f"stage-{secrets.token_hex(4)}.log"
-            arguments = (self._identity, str(self._directory / IDENTITY), self.site.door, self.site.proxy, key)
+            arguments = (self._identity, str(self._newer_identity), self.site.door, self.site.proxy, key)
             process = _Stage(arguments, {**self._environment, **visible}, log)
             self._stages[stage] = (owner, process)
             await process.converse(send, self.site)

@@ -14,7 +14,10 @@ MOST_DEVICES_NAMED = 24
 
 @dataclass(frozen=True)
 class Wait:
-    """What is in the way of a request. Devices are told by name; ``others`` is how many more are held."""
+    """What is in the way of a request. Devices are told by name; ``others`` is how many more are held.
+
+    ``is_pinned`` where others are free, but ranks that are to go on are on those that are held.
+    """
 
     free: int
     holders: Mapping[str, Sequence[Lease]]
@@ -24,6 +27,7 @@ class Wait:
     left: Mapping[str, str]
     lost: Sequence[str]
     unmeasured: Sequence[tuple[str, str]]
+    is_pinned: bool
     is_split: bool
 
 
@@ -66,6 +70,8 @@ def why_waiting(place: int, need: Need, wait: Wait, idle_seconds: float, now: fl
     if len(held) > MOST_NAMED or wait.others:
         rest = len({device for holder in list(held)[MOST_NAMED:] for device in held[holder]}) + wait.others
         parts.append(f"{rest} more are held")
+    if wait.is_pinned:
+        parts.append("its ranks are there, and others are free: ■ and %pool restart have them placed anew")
     if wait.unmeasured:
         parts.append(f"whether {_of_pairs(wait.unmeasured)} reach each other is not measured yet")
     elif wait.is_split:

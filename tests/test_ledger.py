@@ -176,6 +176,20 @@ def test_a_session_cannot_wake_while_its_own_trial_has_the_device() -> None:
     assert pool.grants() == {"a2": ["d0"]}
 
 
+def test_a_session_that_waits_for_the_very_device_of_its_rank_says_so() -> None:
+    pool = pool_of(4)
+    session = pool.get("a")
+    pool.rest(session)
+    pool.get("a-model", 2, kind="model", what="model tiny", avoid=("d2", "d3"))
+    pool.ask("a2", wakes=session)
+    assert pool.grants() == {}
+    [waiting] = pool.ledger.waiting(pool.now)
+    assert waiting.reason == (
+        "1st in the queue; 0 of the 1 devices it needs are free; a.ipynb, model tiny holds m0 cuda:0; "
+        "its ranks are there, and others are free: ■ and %pool restart have them placed anew"
+    )
+
+
 def test_a_foreign_idle_session_blocks_until_its_time_is_over() -> None:
     pool = pool_of(1)
     session = pool.get("a")

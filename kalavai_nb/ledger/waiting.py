@@ -54,12 +54,20 @@ class Words:
         usable = holdings.usable(need, request.fits)
         going, closing = here & holdings.set_of(LEAVING), here & holdings.set_of(CLEARING)
         held = here & ~usable & ~going
+        free, pinned = usable.bit_count(), 0
+        for bit in self._chances.pinned(need):
+            pinned |= bit
+        # ranks that are there already are where they are, however many other devices are free
+        is_pinned = bool(pinned & held) and free >= need.count
+        if is_pinned:
+            held &= pinned
+            free = (usable & pinned).bit_count() + need.count - pinned.bit_count()
         looked_at = list(itertools.islice(self._devices.each(held), MOST_LOOKED_AT))
         looked_at.sort(key=lambda device: (device.host, device.machine, device.index))
         blocked = {str(device): holdings.blockers(device.id, need) for device in looked_at}
         away = [a for a in self._devices.away.values() if self._devices.bit(a.device.id) & request.fits]
         wait = Wait(
-            free=usable.bit_count(),
+            free=free,
             holders=blocked,
             others=held.bit_count() - len(looked_at),
             closing=[str(device) for device in looked_at if self._devices.bit(device.id) & closing],
@@ -67,6 +75,7 @@ class Words:
             left={str(each.device): each.why for each in away if each.why},
             lost=[str(each.device) for each in away if not each.why],
             unmeasured=self._unmeasured(request, usable) if need.connected else [],
+            is_pinned=is_pinned,
             is_split=need.connected and usable.bit_count() >= need.count,
         )
         return why_waiting(place, need, wait, idle_seconds, now)

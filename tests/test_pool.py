@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from notebook import Notebook
+from notebook import Notebook, listens_on
 
 GONE_SECONDS = 10.0
 
@@ -157,6 +157,20 @@ def test_an_owner_that_vanishes_gives_its_devices_back(lasting: Notebook) -> Non
 def test_a_forked_child_of_the_notebook_does_not_close_the_pool(lasting: Notebook) -> None:
     lasting.ok("import os\npid = os.fork()\nif pid == 0:\n    pool.close(); os._exit(0)\nos.waitpid(pid, 0)")
     lasting.ok("%%pool\nrank")
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_missed_as_soon_as_its_time_is_over(running: Notebook) -> None:
+    """Dask's own look comes once in that time, and would miss it after up to 30 s."""
+    address = running.ok("print(pool.devices[0].worker)").stream().strip()
+    worker = next(process for process in running.descendants() if listens_on(process, address))
+    worker.suspend()
+    took = running.ok(
+        "import time\nbegan = time.monotonic()\nwhile len(pool.devices) == 4: time.sleep(0.1)\n"
+        "print(time.monotonic() - began)"
+    ).stream()
+    worker.resume()
+    assert float(took) < 19
 
 
 def test_it_works_in_a_plain_script(tmp_path: Path) -> None:

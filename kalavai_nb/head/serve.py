@@ -15,6 +15,9 @@ from kalavai_nb.head.roads import RoadsPlugin
 from kalavai_nb.identity import Identity
 from kalavai_nb.security import dask_security
 
+# how often it is looked whether a worker has been silent for too long
+LOOK_MILLISECONDS = 1000.0
+
 
 async def serve(
     pool: str,
@@ -47,6 +50,8 @@ async def serve(
             dashboard_address="127.0.0.1:0",
             plugins=[ledger, RoadsPlugin(ledger), Desk(desk, door, ledger.kn_snapshot)],
         )
+        # Dask looks only once in that time, so that a worker would be missed for up to twice as long
+        scheduler.periodic_callbacks["worker-ttl"].callback_time = LOOK_MILLISECONDS
         asyncio.get_running_loop().add_signal_handler(
             signal.SIGTERM, lambda: asyncio.ensure_future(scheduler.close(reason="told to end"))
         )

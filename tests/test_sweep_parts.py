@@ -211,6 +211,16 @@ def test_those_that_went_wrong_come_last() -> None:
     assert len(queue) == 1
 
 
+def test_a_trial_that_was_lost_with_its_machine_has_its_old_place_once() -> None:
+    queue = TrialQueue()
+    for index in range(2, 5):
+        queue.put(index, Job(NEED))
+    queue.put(0, Job(NEED, deaths=2))
+    queue.put(1, Job(NEED, deaths=1))
+    assert [found[0] for _ in range(4) if (found := queue.pop(NEED))] == [1, 2, 3, 4]
+    assert queue.pop(NEED) == (0, Job(NEED, deaths=2)), "lost again: it may be what takes workers with it"
+
+
 def test_a_trial_that_is_put_again_with_another_need_has_left_its_old_place() -> None:
     queue, other = TrialQueue(), replace(NEED, share=0.5)
     queue.put(0, Job(NEED))

@@ -28,8 +28,12 @@ class Job:
 
     @property
     def priority(self) -> int:
-        """Those that went wrong come last, behind all that has not been tried."""
-        return self.deaths + self.failures
+        """Less comes first. Those that went wrong come last, behind all that has not been tried.
+
+        A first loss is no fault of the trial's: it has its old place, before those that come after it in the sweep. One
+        that is lost again may be what takes its workers with it.
+        """
+        return max(0, self.deaths - 1) + self.failures
 
 
 def again(

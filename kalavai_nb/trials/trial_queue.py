@@ -10,7 +10,7 @@ from kalavai_nb.trials.judge import Job
 
 
 class TrialQueue:
-    """Indices of trials that wait. Those that went wrong before come behind those that were never tried."""
+    """Indices of trials that wait, in their order; those that went wrong before come behind those never tried."""
 
     def __init__(self) -> None:
         self._heaps: dict[Need, list[tuple[int, int]]] = {}

@@ -15,7 +15,7 @@ from typing import Any
 from kalavai_nb import cli, errors, ledger, magics, reading, snapshot, state
 from kalavai_nb.registry.asking import VERBS
 
-COLUMNS = "96"
+COLUMNS = "84"
 # where links of examples lead to here
 LINKS = {"../docs/": "../../", "two_machines.md": "../../two-machines.md"}
 

@@ -10,6 +10,8 @@ along in the pickle but reported (`Packed.uses`), so that the sender can send ea
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import io
 import mmap
@@ -28,6 +30,7 @@ import cloudpickle
 
 ALIGNMENT = 64
 MAPPED_FROM_BYTES = 1 << 20
+_HELD = ".held"
 
 
 @dataclass(frozen=True)
@@ -153,9 +156,43 @@ class BlobStore:
             file.seek(offset)
             return file.read(length)
 
-    def drop(self, digest: str) -> None:
-        """Forget a blob. Ranks that have mapped it keep what they have."""
-        self.path(digest).unlink(missing_ok=True)
+    def hold(self, digest: str, holder: str) -> bool:
+        """Whether it is there. From now on its holder counts on it: another one's `drop` leaves it."""
+        with self._alone():
+            self._held(digest, holder).touch(mode=0o600)
+            return self.has(digest)
+
+    def drop(self, digest: str, holder: str = "") -> None:
+        """Forget a blob, unless others hold it. Ranks that have mapped it keep what they have."""
+        path = self.path(digest)
+        with self._alone():
+            if holder:
+                self._held(digest, holder).unlink(missing_ok=True)
+            if not any(self.directory.glob(f"{digest}.*{_HELD}")):
+                path.unlink(missing_ok=True)
+
+    def let_go(self, holder: str) -> None:
+        """This holder counts on nothing any more."""
+        for path in self.directory.glob(f"*.{_of(holder)}{_HELD}"):
+            path.unlink(missing_ok=True)
+
+    def _held(self, digest: str, holder: str) -> Path:
+        return self.path(digest).with_suffix(f".{_of(holder)}{_HELD}")
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """No other process of this machine holds or drops anything meanwhile."""
+        fd = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(fd)
+
+
+def _of(holder: str) -> str:
+    """A holder's name as part of that of a file."""
+    return hashlib.sha256(holder.encode()).hexdigest()[:16]
 
 
 class _Pickler(cloudpickle.Pickler):

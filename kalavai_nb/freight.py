@@ -22,6 +22,8 @@ Message = dict[str, Any]
 class Connection(Protocol):
     """What content travels over: see `Engine`."""
 
+    owner: str
+
     def call(self, messages: Iterable[tuple[str, Message]]) -> list[Message]: ...
 
     def tell(self, messages: Iterable[tuple[str, Message]]) -> None: ...
@@ -36,6 +38,8 @@ class Freight:
         self._call, self._tell, self._snapshot = connection.call, connection.tell, connection.snapshot
         # each notebook fills files of its own, so two that send the same content do not meet
         self._writer = secrets.token_hex(4)
+        # two that count on the same content do not take it from each other
+        self._mine = {"owner": connection.owner}
         self._placed: dict[str, set[str]] = {}
         self._machines: dict[str, str] = {}
         self._stores: dict[str, BlobStore | None] = {}
@@ -63,7 +67,7 @@ class Freight:
             if not unknown:
                 continue
             store = self._store_here(device)
-            [missing] = self._call([(device.worker, {"op": "kn_missing", "digests": unknown})])
+            [missing] = self._call([(device.worker, {"op": "kn_missing", "digests": unknown, **self._mine})])
             for digest in present(missing):
                 if store:
                     _keep(store, wanted[digest])
@@ -81,7 +85,7 @@ class Freight:
         machines = {device.machine: device.worker for device in devices}
         for machine in machines:
             self._placed.get(machine, set()).difference_update(digests)
-        self._tell([(worker, {"op": "kn_drop", "digests": digests}) for worker in machines.values()])
+        self._tell([(worker, {"op": "kn_drop", "digests": digests, **self._mine}) for worker in machines.values()])
 
     def fetch(self, device: Device, handed: Message) -> Any:
         """The value that a rank on this device has handed out."""

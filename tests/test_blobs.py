@@ -300,6 +300,27 @@ def test_a_dropped_blob_is_gone_and_may_be_dropped_again(store: BlobStore) -> No
     assert not store.has(path.name)
 
 
+def test_a_blob_that_two_count_on_is_there_until_both_have_dropped_it(store: BlobStore) -> None:
+    path, _ = kept(store, "x")
+    assert store.hold(path.name, "ada")
+    assert store.hold(path.name, "Client-../eve")
+    assert store.hold(path.name, "ada")
+    # through another process's eyes
+    BlobStore(store.directory).drop(path.name, "ada")
+    store.drop(path.name, "ada")
+    store.drop(path.name)
+    assert store.has(path.name)
+    store.drop(path.name, "Client-../eve")
+    assert not store.has(path.name)
+    assert not store.hold(path.name, "ada"), "it has to be sent again"
+    kept(store, "x")
+    store.hold(path.name, "bob")
+    store.let_go("bob")
+    assert store.has(path.name), "whoever holds nothing any more takes nothing away"
+    store.drop(path.name, "ada")
+    assert [each.name for each in store.directory.iterdir()] == [".lock"]
+
+
 @pytest.mark.parametrize("name", ["", ".", "..", "../secret", "/etc/passwd", "a/b", "a.part", "a\n", "a b"])
 def test_what_is_no_digest_is_no_path(store: BlobStore, name: str) -> None:
     for refused in (store.path, store.has, store.drop):

@@ -191,6 +191,23 @@ def test_it_works_in_a_plain_script(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-4:] == ["{'x': [0, 1]}", "[9, 9]", "[1, 4, 9]", "caught division by zero 1"]
 
 
+def test_equal_content_of_two_notebooks_stays_until_neither_counts_on_it(tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import numpy as np\nimport kalavai_nb as kn\n"
+        "with kn.Pool(devices=2, quiet=True) as ada, kn.Pool(ada.invite(), quiet=True) as eve:\n"
+        "    x = np.ones(200_000)\n"
+        "    for pool in (ada, eve):\n        pool.run('x', gpus=1)\n"
+        "    x = np.zeros(200_000)\n"
+        "    ada.run('x', gpus=1)\n"
+        "    x = np.ones(200_000)\n"
+        "    eve.restart()\n"
+        "    print(eve.run('y = float(x.sum())', gpus=1, out=['y']))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.splitlines()[-1:] == ["{'y': [200000.0]}"], done.stderr
+
+
 def test_what_is_told_as_the_connection_ends_is_lost_without_a_word(tmp_path: Path) -> None:
     """Another pool of the same process was closed, and with it the head: Dask would print its tracebacks."""
     script = tmp_path / "script.py"

@@ -102,8 +102,9 @@ class Host(WorkerPlugin):
         """Where the blobs are, for an owner on this very machine."""
         return str(self._blobs.directory)
 
-    async def kn_missing(self, digests: list[str]) -> list[str]:
-        return [digest for digest in digests if not self._blobs.has(digest)]
+    async def kn_missing(self, digests: list[str], owner: str) -> list[str]:
+        """Those that are to be sent. The owner counts on all of them from now on."""
+        return [digest for digest in digests if not self._blobs.hold(digest, owner)]
 
     async def kn_put(self, **piece: Any) -> None:
         await asyncio.to_thread(self._blobs.write, **piece)
@@ -111,9 +112,9 @@ class Host(WorkerPlugin):
     async def kn_get(self, digest: str, offset: int, length: int) -> bytes:
         return await asyncio.to_thread(self._blobs.read, digest, offset, length)
 
-    def kn_drop(self, digests: list[str]) -> None:
+    def kn_drop(self, digests: list[str], owner: str) -> None:
         for digest in digests:
-            self._blobs.drop(digest)
+            self._blobs.drop(digest, owner)
 
     # ranks
 
@@ -158,6 +159,7 @@ class Host(WorkerPlugin):
         """End all that an owner has here."""
         mine = [rank for rank in self._ranks.values() if rank.owner == owner]
         await asyncio.gather(self._close(mine), self._trials.end(owner=owner), self._stages.end(owner=owner))
+        self._blobs.let_go(owner)
 
     # trials
 

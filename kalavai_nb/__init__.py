@@ -11,6 +11,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from IPython.core.interactiveshell import InteractiveShell
 
     from kalavai_nb.cell import CellRun
@@ -74,12 +76,17 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def _arrive(name: str) -> Any:
     if name == "__version__":
         return metadata.version("kalavai-nb")
     if name in _HOMES:
         return getattr(importlib.import_module(f"kalavai_nb.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+# a type checker that saw it would take any misspelt name for one of ours
+if not TYPE_CHECKING:
+    __getattr__ = _arrive
 
 
 def _jupyter_server_extension_points() -> list[dict[str, str]]:

@@ -8,7 +8,17 @@ import uuid
 from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatch
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    # what the function of a sweep returns; where nobody says, it may be anything
+    Value = TypeVar("Value", default=Any)
+else:
+    from typing import TypeVar
+
+    Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -155,7 +165,7 @@ class Report(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False)
-class Trial:
+class Trial(Generic[Value]):
     """One call of a sweep's function, as data: an exception is an ``error`` here, not something raised.
 
     ``started`` is when the last of its ``attempts`` began (as of ``time.time()``), ``seconds`` how long that took.
@@ -165,7 +175,7 @@ class Trial:
     index: int
     state: TrialState
     config: Any
-    value: Any = None
+    value: Value | None = None
     error: BaseException | None = None
     seconds: float | None = None
     device: str = ""

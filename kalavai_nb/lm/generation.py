@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypedDict
 
 from kalavai_nb.errors import OptionError
 
@@ -14,6 +14,8 @@ MOST_LOGPROBS = 20
 MOST_TOP_K = 1 << 31
 # what is colder is greedy: dividing by it would leave nothing of the logits
 COLDEST = 1e-4
+# a text, token ids, or a conversation
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,18 @@ class Sampling:
     def of_row(self, index: int) -> Sampling:
         """For one prompt of a list: equal prompts get different random numbers."""
         return replace(self, seed=(self.seed + 7919 * index) % (1 << 62))
+
+
+class Options(TypedDict, total=False):
+    """How tokens may be asked to be chosen: the options of `ShardedLM.generate`."""
+
+    max_new_tokens: int
+    temperature: float
+    top_p: float
+    top_k: int
+    seed: int | None
+    stop: str | Sequence[str] | None
+    logprobs: int | bool | None
 
 
 def read_sampling(

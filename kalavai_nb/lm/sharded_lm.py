@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
 from kalavai_nb.errors import ModelError, ModelLost
-from kalavai_nb.lm.generation import Generation, Sampling, read_sampling
+from kalavai_nb.lm.generation import Generation, Options, Prompt, Sampling, read_sampling
 from kalavai_nb.lm.loaded_plan import LoadedPlan, PlannedStage
 from kalavai_nb.lm.request import Request, Sink
 from kalavai_nb.lm.rings import Rings
@@ -41,7 +41,24 @@ class ShardedLM:
 
     # using it
 
-    def generate(self, prompt: Any, *, details: bool = False, **sampling: Any) -> Any:
+    # a text is a sequence of texts, too, but meant as one
+    @overload
+    def generate(self, prompt: Prompt, *, details: Literal[False] = ..., **sampling: Unpack[Options]) -> str: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def generate(self, prompt: Prompt, *, details: Literal[True], **sampling: Unpack[Options]) -> Generation: ...  # type: ignore[overload-overlap]
+
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], *, details: Literal[False] = ..., **sampling: Unpack[Options]
+    ) -> list[str]: ...
+
+    @overload
+    def generate(
+        self, prompt: Sequence[Prompt], *, details: Literal[True], **sampling: Unpack[Options]
+    ) -> list[Generation]: ...
+
+    def generate(self, prompt: Any, *, details: bool = False, **sampling: Unpack[Options]) -> Any:
         """Generate from a prompt, or from each of a list of prompts, all at once.
 
         Parameters
@@ -74,7 +91,7 @@ class ShardedLM:
         values = done if details else [generation.text for generation in done]
         return values[0] if one else values
 
-    def stream(self, prompt: Any, **sampling: Any) -> Iterator[str]:
+    def stream(self, prompt: Prompt, **sampling: Unpack[Options]) -> Iterator[str]:
         """The text of one prompt as it comes; options as in `generate`. Leaving the loop ends the generation."""
         request = self.submit(prompt, **sampling)
         try:
@@ -84,11 +101,10 @@ class ShardedLM:
         finally:
             self.cancel([request])
 
-    def chat(self, messages: Any, **sampling: Any) -> str:
+    def chat(self, messages: str | Sequence[Mapping[str, Any]], **sampling: Unpack[Options]) -> str:
         """The reply to a message, or to a conversation of messages with ``role`` and ``content``."""
         conversation = [{"role": "user", "content": messages}] if isinstance(messages, str) else messages
-        reply: str = self.generate(conversation, **sampling)
-        return reply
+        return self.generate(conversation, **sampling)
 
     def submit(self, prompt: Any, sink: Sink | None = None, **sampling: Any) -> Request:
         """Begin to generate and return at once. The request is iterated for its deltas, or ``sink`` gets them."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import OptionError
+from kalavai_nb.state import Value
 from kalavai_nb.trials.configs import read_configs
 from kalavai_nb.trials.launch import Proposal, launch
 from kalavai_nb.trials.options import MapOptions, read_map_options
@@ -33,7 +34,7 @@ class SweepMethods:
 
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., Value],
         configs: Iterable[Any],
         *,
         gpus: float = 1,
@@ -49,7 +50,7 @@ class SweepMethods:
         resume: bool = True,
         seed: int | None = None,
         show: bool = True,
-    ) -> Sweep:
+    ) -> Sweep[Value]:
         """Call ``fn`` on each config, one trial per device, each in a fresh process; returns at once.
 
         Every outcome is written to ``.kalavai/`` beside the notebook before it is shown, so that no end of a worker, a
@@ -126,7 +127,7 @@ class SweepMethods:
 
     def sweep(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., Value],
         space: Mapping[str, Any],
         *,
         metric: str | Sequence[str],
@@ -137,7 +138,7 @@ class SweepMethods:
         start: Sequence[Mapping[str, Any]] = (),
         seed: int | None = 0,
         **map_options: Any,
-    ) -> Sweep:
+    ) -> Sweep[Value | None]:
         """Search a space for the config with the best metric; trials run as in `map`.
 
         Parameters

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import PoolClosed, SweepError
 from kalavai_nb.scores import front_of, no_number
 from kalavai_nb.screen import publish
 from kalavai_nb.snapshot import SweepState
-from kalavai_nb.state import Trial, TrialState
+from kalavai_nb.state import Trial, TrialState, Value
 from kalavai_nb.terminal import TERMINAL
 from kalavai_nb.trials.configs import read_configs
 from kalavai_nb.trials.dispatch import Dispatch
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.25
 
 
-class Sweep:
+class Sweep(Generic[Value]):
     """The trials of one ``pool.map`` or ``pool.sweep``, list-like: asking for a value waits for it.
 
     ``sweep[3]`` waits for trial 3 and returns it, ``for value in sweep`` gives values in order as they come, ``len`` is
@@ -59,17 +59,17 @@ class Sweep:
     # what there is, without waiting
 
     @property
-    def trials(self) -> list[Trial]:
+    def trials(self) -> list[Trial[Value]]:
         """All trials as they are now."""
         return list(self._trials)
 
     @property
-    def failed(self) -> list[Trial]:
+    def failed(self) -> list[Trial[Value]]:
         """The trials that have failed so far."""
         return [trial for trial in self._trials if trial.state is TrialState.FAILED]
 
     @property
-    def best(self) -> Trial:
+    def best(self) -> Trial[Value]:
         """The complete trial with the best value so far. Raises SweepError where there is none."""
         if len(self.metrics) > 1:
             raise SweepError(
@@ -84,7 +84,7 @@ class Sweep:
         raise SweepError(f"no trial is best: {no_number(metric, complete[0])}")
 
     @property
-    def best_trials(self) -> list[Trial]:
+    def best_trials(self) -> list[Trial[Value]]:
         """The complete trials that no other one beats in all metrics (the Pareto front)."""
         return front_of(self._trials, self.metrics, self.modes)
 
@@ -136,12 +136,12 @@ class Sweep:
         return len(self._trials)
 
     @overload
-    def __getitem__(self, index: int) -> Trial: ...
+    def __getitem__(self, index: int) -> Trial[Value]: ...
 
     @overload
-    def __getitem__(self, index: slice) -> list[Trial]: ...
+    def __getitem__(self, index: slice) -> list[Trial[Value]]: ...
 
-    def __getitem__(self, index: int | slice) -> Trial | list[Trial]:
+    def __getitem__(self, index: int | slice) -> Trial[Value] | list[Trial[Value]]:
         if isinstance(index, int):
             self._has(index)
         indices = range(len(self))[index] if isinstance(index, slice) else [self._index(index)]
@@ -149,17 +149,17 @@ class Sweep:
         trials = [self._trials[each] for each in indices]
         return trials if isinstance(index, slice) else trials[0]
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> Iterator[Value]:
         index = 0
         while self._has(index):
             trial = self[index]
             if _has_no_value(trial):
                 raise SweepError(failures(self.fn, len(self), [trial])) from trial.error
-            yield trial.value
+            yield cast(Value, trial.value)
             index += 1
 
     @property
-    def values(self) -> list[Any]:
+    def values(self) -> list[Value]:
         """All values, in the order of the configs; waits for them. That of a pruned trial is None.
 
         Raises one SweepError that names all trials that failed or were stopped.
@@ -167,9 +167,9 @@ class Sweep:
         self.wait()
         if bad := list(filter(_has_no_value, self._trials)):
             raise SweepError(failures(self.fn, len(self), bad)) from bad[0].error
-        return [trial.value for trial in self._trials]
+        return [cast(Value, trial.value) for trial in self._trials]
 
-    def wait(self) -> Sweep:
+    def wait(self) -> Sweep[Value]:
         """Wait until nothing waits or runs. ■ stops the sweep. What failed is in ``failed``.
 
         Raises SweepError where the sweep was cut off, such as by the end of its pool.
@@ -201,7 +201,7 @@ class Sweep:
             self._dispatch.stop()
             self._dispatch.join()
 
-    def resume(self, pool: HasEngine | None = None, *, failed: bool = False) -> Sweep:
+    def resume(self, pool: HasEngine | None = None, *, failed: bool = False) -> Sweep[Value]:
         """Go on with the trials that were stopped, and with ``failed`` those that failed too.
 
         ``pool`` is where, if the one it began on is gone.
@@ -221,7 +221,7 @@ class Sweep:
         self._begin(pool)
         return self
 
-    def add(self, configs: Iterable[Any]) -> Sweep:
+    def add(self, configs: Iterable[Any]) -> Sweep[Value]:
         """More configs, at the end; they are run like the others."""
         if self._launch is None or self._make_study is not None:
             raise SweepError("configs can be added to a pool.map of this notebook; pool.sweep takes them as start=.")
@@ -245,7 +245,7 @@ class Sweep:
         if self._dispatch and self._dispatch.engine is engine:
             self._dispatch.abandon()
 
-    def start(self) -> Sweep:
+    def start(self) -> Sweep[Value]:
         """Begin to run what waits. Raises NotEnoughDevices where the pool can never give what a trial needs."""
         if self._trials.ended < len(self) or self._make_study is not None:
             self._begin(None)

@@ -16,12 +16,16 @@ from pathlib import Path
 from environments import ROOT, Environment, clone, step
 
 LABEXTENSION = "share/jupyter/labextensions/kalavai_nb"
+# two empty lines end a cell with a magic
 CELL = """%load_ext kalavai_nb
 %%pool gpus=2
 print(f"rank {rank} of {world_size} on {device}")
 
+
 exit
 """
+# what a user writes, and what a type checker has to make of what we export
+TYPED = ("examples/typed.py", "tests/release/typed_api.py")
 
 
 def build(repository: Path, into: Path) -> tuple[Path, Path]:
@@ -61,6 +65,14 @@ def use(environment: Environment, cwd: Path) -> None:
         assert f"rank {rank} of 2 on cpu" in said, said
 
 
+def check_types(environment: Environment, repository: Path, cwd: Path) -> None:
+    """A user's script is typed all the way, by the package as it is installed; and it runs."""
+    files = [shutil.copy(repository / file, cwd) for file in TYPED]
+    mypy = [sys.executable, "-m", "mypy", "--strict", f"--python-executable={environment.python}"]
+    environment.run(*mypy, f"--cache-dir={cwd / 'mypy'}", *files, cwd=cwd, MYPYPATH="")
+    assert "best of 4" in environment.says(environment.python, "-W", "error", files[0], cwd=cwd)
+
+
 def remove(environment: Environment, there: set[str], cwd: Path) -> None:
     """Uninstalling takes away what installing brought, and using it has left nothing beside that."""
     environment.pip("uninstall", "--yes", "kalavai-nb", cwd=cwd)
@@ -87,6 +99,8 @@ def main() -> None:
             there = install(environment, wheel, cwd=place)
         with step("use it"):
             use(environment, place)
+        with step("its types"):
+            check_types(environment, place / "repository", place)
         with step("remove it"):
             remove(environment, there, place)
         with step("the sdist, without node"):

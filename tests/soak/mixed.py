@@ -162,9 +162,10 @@ class Soak:
         print(f"{self._passed:5.0f} s: {name} ({time.monotonic() - began:.1f} s)", flush=True)
 
     def _recover(self) -> None:
-        """Whatever went wrong: the next action finds a notebook that answers."""
+        """Whatever went wrong: say how things are, and let the next action find a notebook that answers."""
         self.bench.notebook.interrupt()
         self.bench.run("pass")
+        print(self.bench.run("print(globals().get('sweep'), globals().get('lm'), pool, sep='\\n')").text, flush=True)
         self.bench.run("for each in list(pool.models): each.close()\nfor each in kn.sweeps.live(): each.stop()")
         self.bench.model = None
         self.bench.run("%pool restart")

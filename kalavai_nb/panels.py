@@ -53,7 +53,9 @@ class Panels:
         return self._made(id, picture, lambda state: part_of_sweep(state, id), is_over=is_over, view="sweep")
 
     def close(self) -> None:
-        """Leave the last state of each where it was displayed."""
+        """Leave the last state of each where it was displayed; what was seen last may be of a second before."""
+        if self._panels:
+            self._watch.look()
         for panel in list(self._panels.values()):
             panel.close()
 

@@ -75,10 +75,14 @@ class Lab:
         (folder / "kernel.json").write_text(json.dumps(spec))
         return share
 
+    def kernels(self, page: Page) -> list[dict[str, Any]]:
+        """Those of all notebooks."""
+        found: list[dict[str, Any]] = page.request.get(self.url("api/kernels")).json()
+        return found
+
     def end_kernels(self, page: Page) -> None:
-        """Of all notebooks."""
         headers = {"Authorization": f"token {self.token}"}
-        for kernel in page.request.get(self.url("api/kernels")).json():
+        for kernel in self.kernels(page):
             page.request.delete(self.url(f"api/kernels/{kernel['id']}"), headers=headers)
 
     def forget(self) -> None:
@@ -176,6 +180,16 @@ class Front:
     def close_sidebar(self) -> None:
         self.page.locator(f'li[data-id="{SIDEBAR}"]').click()
         expect(self.sidebar).to_be_hidden()
+
+    def wait_for_kernel(self) -> None:
+        """Until the notebook in front has one: a cell that is run earlier asks for which one to take."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not any(
+            each["connections"] and each["execution_state"] == "idle" for each in self.lab.kernels(self.page)
+        ):
+            assert time.monotonic() < deadline, self.lab.kernels(self.page)
+            self.page.wait_for_timeout(200)
+        expect(self.page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")).to_be_visible()
 
     @property
     def sidebar(self) -> Any:

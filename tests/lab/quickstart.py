@@ -66,8 +66,7 @@ def run_quickstart(browser: Browser, lab: Lab, end: FrontEnd) -> Path:
     page = front.page
     cells = nbformat.read(path, 4).cells
     expect(page.locator(".jp-Cell")).to_have_count(len(cells))
-    # the circle of a kernel that is idle
-    expect(page.locator(".jp-Notebook-ExecutionIndicator[data-status='idle']")).to_be_visible(timeout=60_000)
+    front.wait_for_kernel()
     page.evaluate(WATCH)
     _choose(front, "Run", "Run All Cells")
     panel = page.locator(".kn-panel").first

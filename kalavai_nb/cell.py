@@ -118,7 +118,12 @@ class CellRun:
     def complete(self, finish: Callable[[CellRun], Any]) -> None:
         """Follow to the end; ``finish`` makes the result, or raises the error. Raises nothing itself."""
         try:
-            self.follow()
+            try:
+                self.follow()
+            except KeyboardInterrupt:
+                # between two looks: it has not been told to stop yet
+                self.stop("interrupted", "it was interrupted")
+                self.follow()
             self._outcome = finish(self)
         except BaseException as error:
             self._error = error

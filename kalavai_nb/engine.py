@@ -29,6 +29,10 @@ Event = dict[str, Any]
 Message = dict[str, Any]
 
 
+class ToldAlready(BaseException):
+    """Whoever asked has stopped waiting (its cause says why), but has it, and workers do what they were told."""
+
+
 class Engine:
     """A connection of one owner to the head of a pool. Calls are made from any thread but Dask's own."""
 
@@ -42,16 +46,13 @@ class Engine:
         patience_seconds: float = 0.0,
         proxy: int = 0,
     ) -> None:
-        """Connect. A connection that is lost is made again for ``patience_seconds``.
+        """Connect, or raise PoolClosed. A connection that is lost is made again for ``patience_seconds``.
 
-        ``proxy`` is the port of this machine's link to the pool's gate; 0 where the head is on this machine. Raises
-        PoolClosed.
+        ``proxy`` is the port of this machine's link to the pool's gate; 0 where the head is on this machine.
         """
-        # a client of Dask that is connected already; the way to another one is its user's
         self._again = "Open a new one with kn.Pool()." if client is None else "kn.Pool(cluster=…) connects to another."
-        self._pid = os.getpid()
         self._sinks: dict[str, list[Callable[[Event], None]]] = {}
-        self._reunion = Reunion(patience_seconds, self._lose, self._return)
+        self._pid, self._reunion = os.getpid(), Reunion(patience_seconds, self._lose, self._return)
         self.give_up = self._reunion.give_up
         self._client = client if client is not None else self._connected(address, identity, timeout_seconds)
         self.owner: str = self._client.id
@@ -91,16 +92,23 @@ class Engine:
 
         ``then`` is told to workers by the head in the same step, if that wakes all of ``need.wakes``; whether it was
         is returned beside the leases. Raises NotEnoughDevices where there never will be enough, or were not within
-        ``wait_seconds``. Interrupted, it asks no more.
+        ``wait_seconds``. Interrupted, it asks no more; `ToldAlready` is raised where that crossed what was told.
         """
         answers: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        request = self.request(need, answers.put, then)
+        granted: list[Event] = []
+
+        def hear(event: Event) -> None:
+            granted.extend([event] if event["kind"] == "grant" else [])
+            answers.put(event)
+
+        request = self.request(need, hear, then)
         try:
             answer = self._answer(need, answers, wait_seconds, on_wait)
-        except BaseException:
-            self.withdraw(request, need, answers)
+            self.unlisten(request, hear)
+        except BaseException as error:
+            if self._withdraw(request, need, answers, granted):
+                raise ToldAlready from error
             raise
-        self.unlisten(request, answers.put)
         return _granted(answer), answer.get("told", False)
 
     def request(self, need: Need, on_event: Callable[[Event], None], then: Iterable[tuple[str, Message]] = ()) -> str:
@@ -116,16 +124,6 @@ class Engine:
         """Ask no more, without waiting for the answer: a grant may have crossed this, and has to be released."""
         self._reunion.open_requests.pop(request, None)
         self._say("kn_cancel", request=request)
-
-    def withdraw(self, request: str, need: Need, events: queue.SimpleQueue[Event]) -> None:
-        """Ask no more; if it was granted meanwhile, give it back. ``events`` is where its events go."""
-        with contextlib.suppress(PoolClosed, queue.Empty):
-            self.cancel(request)
-            while (event := events.get(timeout=WITHDRAW_SECONDS))["kind"] != "cancelled":
-                if event["kind"] == "grant" and event["request"] == request:
-                    granted = [lease["id"] for lease in event["leases"]]
-                    self.rest(id for id in granted if id in need.wakes)
-                    self.release(id for id in granted if id not in need.wakes)
 
     def rest(self, leases: Iterable[str]) -> None:
         """These leases are idle from now on."""
@@ -279,6 +277,19 @@ class Engine:
                 on_wait(reason)
         raise NotEnoughDevices(f"{need} did not come free within {wait_seconds:.0f} s: {reason}")
 
+    def _withdraw(self, request: str, need: Need, events: queue.SimpleQueue[Event], granted: Iterable[Event]) -> bool:
+        """Ask no more; if it was granted meanwhile, give it back, or return that workers were told of it already."""
+        with contextlib.suppress(PoolClosed, queue.Empty):
+            self.cancel(request)
+            list(iter(lambda: events.get(timeout=WITHDRAW_SECONDS)["kind"], "cancelled"))
+            for event in granted:
+                if event["told"]:
+                    return True
+                leases = [lease["id"] for lease in event["leases"]]
+                self.rest(id for id in leases if id in need.wakes)
+                self.release(id for id in leases if id not in need.wakes)
+        return False
+
     def _say(self, operation: str, **arguments: Any) -> None:
         self.check()
         self._client._send_to_scheduler({"op": operation, **arguments})
@@ -312,17 +323,8 @@ class Engine:
             self._sinks.pop(key, None)
 
 
-def import_dask() -> None:
-    """Do now, while something else is waited for, what the first `Engine` would do."""
-    import distributed  # noqa: F401
-
-
 def _granted(event: Event) -> list[Lease]:
     """The leases of a grant. Raises the ledger's error for a refusal."""
     if event["kind"] == "refused":
         raise {"PoolClosed": PoolClosed}.get(event["error"], NotEnoughDevices)(event["text"])
-    return [_lease(lease) for lease in event["leases"]]
-
-
-def _lease(fields: dict[str, Any]) -> Lease:
-    return Lease(**{**fields, "devices": tuple(fields["devices"])})
+    return [Lease(**{**lease, "devices": tuple(lease["devices"])}) for lease in event["leases"]]

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 from kalavai_nb import clusters
 from kalavai_nb.announce import count_devices, owner_label, person
 from kalavai_nb.deploy import EmbeddedPool
-from kalavai_nb.engine import Engine, import_dask
+from kalavai_nb.engine import Engine
 from kalavai_nb.errors import KalavaiError, NotEnoughDevices, OptionError
 from kalavai_nb.link.process import LinkProcess
+from kalavai_nb.reunion import import_dask
 
 JOIN_SECONDS = 30.0
 # how long a notebook tries to come back to a head that others look after

@@ -99,6 +99,11 @@ class Reunion:
             self._here.set()
 
 
+def import_dask() -> None:
+    """Do now, while something else is waited for, what the first client would do."""
+    import distributed  # noqa: F401
+
+
 def hang_up(client: Any) -> None:
     """Close Dask's client, without a word."""
     from distributed.utils import silence_logging_cmgr

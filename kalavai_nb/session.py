@@ -10,7 +10,7 @@ from typing import Any
 
 from kalavai_nb.capture import Captured, capture, human_bytes
 from kalavai_nb.cell import CellRun
-from kalavai_nb.engine import Engine, Message
+from kalavai_nb.engine import Engine, Message, ToldAlready
 from kalavai_nb.errors import NotEnoughDevices, OptionError
 from kalavai_nb.gang import Gang, Rank, Sending, plan_sending
 from kalavai_nb.names import free_names
@@ -73,9 +73,14 @@ class Session:
         if len(ranks) == len(chosen):
             # the usual case: leased and begun in one step
             run, messages = prepare(ranks)
-            if self.roster.wake(gang, ranks, options, messages):
+            try:
+                begun = run if self.roster.wake(gang, ranks, options, messages) else None
+            except ToldAlready as crossed:
+                # it runs, since a moment
                 begun = run
-            else:
+                if isinstance(crossed.__cause__, KeyboardInterrupt):
+                    run.stop("interrupted", "it was interrupted")
+            if begun is None:
                 run.discard()
         if begun is None:
             ranks = self.roster.ready(gang, chosen, options)
@@ -83,6 +88,8 @@ class Session:
                 begun, messages = prepare(ranks)
                 self._engine.tell(messages)
             except BaseException:
+                if begun is not None:
+                    begun.stop("interrupted", "it was interrupted")
                 self.roster.rest(ranks)
                 raise
         self.runs = [*self.runs[-KEPT_RUNS:], begun]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 from notebook import Notebook
 
 
@@ -256,3 +258,23 @@ for i in range(3):
 """
     htmls = [d["text/html"] for d in shared.ok(source).displays]
     assert sorted(htmls) == ["<i>0 2</i>", "<i>1 2</i>"]
+
+
+# ■ in the moment in which the head has begun the cell, and the notebook has not heard of it
+CROSSED = """engine, answer = pool.engine, pool.engine._answer
+def crossed(*asked):
+    engine._answer = answer
+    {hears}
+    raise KeyboardInterrupt
+engine._answer = crossed
+get_ipython().run_cell_magic("pool", "gpus=2", "import time\\nstate = 'runs'\\ntime.sleep(600)\\nstate = 'ran'")"""
+
+
+@pytest.mark.parametrize("hears", ["answer(*asked)", "time.sleep(0.5)"], ids=["heard", "not yet heard"])
+def test_an_interrupt_that_crosses_the_grant_stops_the_cell(shared: Notebook, hears: str) -> None:
+    shared.ok("import time\nengine = pool.engine")
+    shared.ok("%%pool gpus=2\nimport os\nstate, kept = 'before', os.getpid()")
+    cell = shared.run(CROSSED.format(hears=hears))
+    assert cell.error.startswith("KeyboardInterrupt")
+    after = shared.ok("%%pool gpus=2 send=none\nprint(state, kept == os.getpid())", timeout=30)
+    assert after.stream() == "[0-1] runs True\n"

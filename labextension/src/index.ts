@@ -12,6 +12,7 @@ import { Server } from './lab/server';
 import { follow, SETTINGS_ID, Settings } from './lab/settings';
 import { Sidebar } from './lab/sidebar';
 import { StatusLine } from './lab/status';
+import { offer } from './translation';
 import { Translate } from './view';
 
 const RANK = 500;
@@ -36,6 +37,7 @@ const sidebar: JupyterFrontEndPlugin<void> = {
     tracker: INotebookTracker | null
   ) => {
     const { translate } = load(translator);
+    offer(translate);
     const server = new Server(app.serviceManager.serverSettings, translate);
     const insert = tracker
       ? (source: string) => {

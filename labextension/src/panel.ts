@@ -1,8 +1,9 @@
 // The panel in a notebook, as anywidget wants it: a model of traits in, the shared view out.
 import { copy } from './clipboard';
 import { NOTHING, State } from './state';
-import { Actions, Answer, mount, Verb } from './view';
-import { duration } from './view/words';
+import { offered } from './translation';
+import { Actions, Answer, mount, Translate, Verb } from './view';
+import { duration, untranslated } from './view/words';
 
 // the kernel says something each second; what is older than this is not of now
 const SILENT_MILLISECONDS = 5000;
@@ -29,13 +30,14 @@ function render({ model, el }: Place): () => void {
   el.append(hiding);
   // what was there when the page was opened may be of a kernel that is long gone
   let heard = -Infinity;
-  const kernel = new Kernel(model, () => performance.now() - heard < SILENT_MILLISECONDS);
-  const view = mount(el, { actions: kernel, part: String(model.get('view') ?? '') });
+  const translate = offered() ?? untranslated;
+  const kernel = new Kernel(model, translate, () => performance.now() - heard < SILENT_MILLISECONDS);
+  const view = mount(el, { actions: kernel, translate, part: String(model.get('view') ?? '') });
   const draw = () => {
     const state = (model.get('state') ?? NOTHING) as State;
     const age = performance.now() - heard;
     const fresh = age < SILENT_MILLISECONDS;
-    view.update(state, fresh ? 'live' : 'down', fresh ? undefined : old(state, age));
+    view.update(state, fresh ? 'live' : 'down', fresh ? undefined : old(state, age, translate));
   };
   const changed = () => {
     heard = performance.now();
@@ -58,12 +60,12 @@ function render({ model, el }: Place): () => void {
 }
 
 /** "no news for 12 s", or of when it is, where nothing has come since the page was opened. */
-function old(state: State, age: number): string {
+function old(state: State, age: number, translate: Translate): string {
   if (Number.isFinite(age)) {
-    return `no news for ${duration(age / 1000)}`;
+    return translate('no news for %1', duration(age / 1000));
   }
   const times = Object.values(state.pools ?? {}).map(pool => pool.snapshot?.time ?? 0);
-  return times.length ? `as of ${moment(new Date(1000 * Math.max(...times)))}` : 'connecting…';
+  return times.length ? translate('as of %1', moment(new Date(1000 * Math.max(...times)))) : translate('connecting…');
 }
 
 /** The time of day; with its date, where that is not today's. */
@@ -75,6 +77,7 @@ function moment(date: Date): string {
 class Kernel implements Actions {
   constructor(
     private readonly model: Model,
+    private readonly translate: Translate,
     private readonly isAlive: () => boolean
   ) {
     model.on('msg:custom', this.hear);
@@ -125,8 +128,8 @@ class Kernel implements Actions {
       const late = setTimeout(() => {
         this.waiting.delete(id);
         const text = this.isAlive()
-          ? 'The notebook is busy with a cell and will do it afterwards.'
-          : 'The notebook does not answer: its kernel is gone, or cannot be reached. Nothing was done.';
+          ? this.translate('The notebook is busy with a cell and will do it afterwards.')
+          : this.translate('The notebook does not answer: its kernel is gone, or cannot be reached. Nothing was done.');
         resolve({ ok: false, text });
       }, ANSWER_MILLISECONDS);
       this.waiting.set(id, answer => {

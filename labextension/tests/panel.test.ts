@@ -5,6 +5,8 @@ import { afterEach, beforeEach, test } from 'node:test';
 import { Window } from 'happy-dom';
 import panel from '../src/panel';
 import type { Snapshot, State } from '../src/state';
+import { offer } from '../src/translation';
+import { untranslated } from '../src/view/words';
 
 const GOLDEN = JSON.parse(readFileSync('../tests/golden/snapshot.json', 'utf8')) as Snapshot;
 const ADA = { label: 'ada.ipynb (812)', pid: 812, host: 'laptop', link: 'live', can_invite: true } as const;
@@ -135,4 +137,15 @@ test('an invite is copied only where the browser says so; else it stands there, 
   assert.ok(document.body.textContent?.includes('Copied.'));
   assert.ok(!document.querySelector('.kn-invite'));
   assert.ok(!document.querySelector('body > textarea'), 'what was selected is gone');
+});
+
+test('where the extension is in the page, the panel speaks its language', () => {
+  offer((text, ...values) => `<${text}|${values.join('|')}>`);
+  const place = document.createElement('div');
+  document.body.append(place);
+  const away = panel.render({ model, el: place });
+  assert.equal(place.querySelector('[role=status]')?.textContent, `<as of %1|${new Date(1000 * GOLDEN.time).toLocaleString()}>`);
+  assert.ok([...place.querySelectorAll('button')].some(each => each.textContent === '<Copy invite|>'));
+  away();
+  offer(untranslated);
 });

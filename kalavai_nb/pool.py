@@ -62,6 +62,10 @@ class Pool(SweepMethods, ModelMethods):
     ------
     InviteError
         The invite is cut off, wrong or expired.
+    OptionError
+        Two pools were asked for at once.
+    ValueError
+        This machine does not have so many devices.
     PoolClosed
         The head does not answer.
     """
@@ -106,7 +110,10 @@ class Pool(SweepMethods, ModelMethods):
         return list(self.snapshot().devices)
 
     def snapshot(self) -> Snapshot:
-        """The whole pool at this moment: devices, readings, who holds what, what runs; ``to_dict()`` is plain JSON."""
+        """The whole pool at this moment: devices, readings, who holds what, what runs; ``to_dict()`` is plain JSON.
+
+        Raises PoolClosed where the pool is gone.
+        """
         self.check()
         return self._engine.snapshot()
 
@@ -172,6 +179,13 @@ class Pool(SweepMethods, ModelMethods):
         list, dict, CellRun or None
             A callable's values by rank; for text, {name: values by rank} of ``out=``; a handle with ``async_``; None
             after a ``dry_run``. Values over 100 MB are `RemoteValue`: ``get()`` brings them home.
+
+        Raises
+        ------
+        OptionError, SendError, NotEnoughDevices
+            What was asked for cannot be meant, sent or had. What the code raises in a rank is raised as it is.
+        RankDied, CellTimeout, PoolClosed
+            A rank is gone, ``timeout`` is over, the pool is gone.
         """
         chosen = self.defaults.updated(options)
         run = self.start_cell(source, chosen, args=args)

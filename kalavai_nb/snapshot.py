@@ -92,8 +92,8 @@ class Snapshot:
 
     ``readings``, ``silent_seconds`` (where a device that should have said something has not), ``leaving`` (the sentence
     where an owner takes a device back) and ``history`` are by the id of a device. ``id`` is of the pool and the same
-    for all who are in it; ``pool`` is its name. ``links`` are the ways between machines; who only looks gets them as
-    words of each machine.
+    for all who are in it; ``pool`` is its name. Times are Unix times. ``links`` are the ways between machines; who only
+    looks gets them as words of each machine.
     """
 
     pool: str

@@ -27,7 +27,8 @@ class Device:
 
     ``id`` is unique in the pool, ``index`` counts the devices of one machine, ``selector`` is what
     CUDA_VISIBLE_DEVICES needs (empty for a stand-in). ``worker`` is the Dask address of its worker. ``limits`` says
-    what its owner lends of it. ``flops`` (of a matrix product) and ``copy_bytes_per_second`` are measured.
+    what its owner lends of it. ``flops`` (of a matrix product, a second) and ``copy_bytes_per_second`` were measured as
+    its machine joined, and are None where they were not. ``kind`` is "cuda", "rocm", "mps" or "cpu", a stand-in.
     """
 
     id: str
@@ -113,7 +114,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Lease:
-    """The ledger's grant of devices (or a ``share`` of one) to an owner, running or idle since ``since``."""
+    """The ledger's grant of devices (or a ``share`` of one) to an owner, running or idle since then (Unix time)."""
 
     id: str
     owner: str
@@ -154,6 +155,7 @@ class TrialState(StrEnum):
     STOPPED = "STOPPED"
 
     def is_finished(self) -> bool:
+        """Whether it has ended, well or not; one that was stopped can go on."""
         return self not in (TrialState.WAITING, TrialState.RUNNING)
 
 

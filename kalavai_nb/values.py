@@ -14,7 +14,10 @@ HOME_BYTES = 100_000_000
 
 
 class RemoteValue:
-    """A large value that stays in the pool until ``get()``. It outlives the rank, but not its machine."""
+    """A large value that stays in the pool until ``get()``. It outlives the rank, but not its machine.
+
+    ``what`` describes it, ``size_bytes`` is its size as it is sent, ``where`` the rank that made it.
+    """
 
     def __init__(self, engine: Engine, rank: Rank, handed: Mapping[str, Any]) -> None:
         self._engine, self._device, self._handed = engine, rank.devices[0], dict(handed)

@@ -36,7 +36,8 @@ class Generation:
     """What came of one prompt.
 
     ``token_ids`` are the generated ones, with the end-of-sequence token where there was one. ``finish_reason`` is
-    "stop" (the model's own end, or a stop string), "length" (``max_new_tokens``) or "cancelled".
+    "stop" (the model's own end, or a stop string), "length" (``max_new_tokens``) or "cancelled". ``prompt_tokens`` is
+    how many the prompt had; ``logprobs`` has one for each generated token, or none where they were not asked for.
     """
 
     text: str

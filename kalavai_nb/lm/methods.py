@@ -79,6 +79,11 @@ class ModelMethods:
         show : bool
             Show progress.
 
+        Returns
+        -------
+        ShardedLM
+            Loaded; it holds its devices until ``close()``.
+
         Raises
         ------
         ModelError
@@ -88,6 +93,8 @@ class ModelMethods:
             An option cannot be meant.
         NotEnoughDevices
             The pool does not have so many devices.
+        MissingExtra
+            ``pip install 'kalavai-nb[models]'``
         """
         if quant not in (None, "auto", *QUANTS):
             raise OptionError(f"quant= wants {', '.join(map(repr, QUANTS))}, 'auto' or None; got {quant!r}.")
@@ -110,7 +117,7 @@ class ModelMethods:
     def plan(self, model: Any, **options: Any) -> Plan:
         """How many of this pool's devices a model needs, where its layers would be, how fast it could be: `kn.plan`.
 
-        All devices count with all their memory, whoever holds them now. Nothing is loaded.
+        All devices count with all their memory, whoever holds them now. Nothing is loaded. Options and errors are its.
         """
         return plan(model, seats_of(self.devices), **options)
 

@@ -27,7 +27,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class StageFacts:
-    """A stage as it is now: where, which process, which layers (from, to), and what they take there."""
+    """A stage as it is now: where, which process, which layers (from, up to but without), what they take."""
 
     device: Device
     pid: int

@@ -83,7 +83,7 @@ class Plan:
 
     @property
     def row(self) -> Row:
-        """The one of ``quant``."""
+        """What is needed at ``quant``."""
         return next(row for row in self.rows if row.quant.name == self.quant.name)
 
     def table(self) -> pd.DataFrame:

@@ -105,7 +105,7 @@ class Sweep(Generic[Value]):
         return plot(self.trials, self.metrics[0] if self.metrics else None, self.modes[0])
 
     def log(self, index: int) -> str:
-        """What a trial has printed, also while it runs (`Trial.log` has it at the end)."""
+        """What a trial has printed, also while it runs (`Trial.log` has it at the end). Raises IndexError."""
         index = self._index(index)
         if self._dispatch and not self._dispatch.is_over:
             return self._dispatch.log_of(index)
@@ -204,7 +204,7 @@ class Sweep(Generic[Value]):
     def resume(self, pool: HasEngine | None = None, *, failed: bool = False) -> Sweep[Value]:
         """Go on with the trials that were stopped, and with ``failed`` those that failed too.
 
-        ``pool`` is where, if the one it began on is gone.
+        ``pool`` is where, if the one it began on is gone. Raises SweepError where only the journal has this sweep.
         """
         if self._launch is None:
             raise SweepError(
@@ -222,7 +222,7 @@ class Sweep(Generic[Value]):
         return self
 
     def add(self, configs: Iterable[Any]) -> Sweep[Value]:
-        """More configs, at the end; they are run like the others."""
+        """More configs, at the end; they are run like the others. Raises SweepError for a ``pool.sweep``."""
         if self._launch is None or self._make_study is not None:
             raise SweepError("configs can be added to a pool.map of this notebook; pool.sweep takes them as start=.")
         indices = self._record.add(read_configs(configs))

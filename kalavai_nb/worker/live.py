@@ -61,6 +61,7 @@ class LiveTrial:
         """Say how it goes: ``trial.report(epoch, loss=0.3)``. ``step`` should grow from report to report.
 
         Raises TrialStopped when the trial should end, since it was pruned or the sweep was stopped; let it through.
+        Raises TypeError for a step that is no whole number, or a metric that is no number.
         """
         if wrong or not metrics or isinstance(step, bool) or not hasattr(step, "__index__"):
             raise TypeError("trial.report wants a whole number and named metrics: trial.report(epoch, loss=0.3)")
@@ -76,7 +77,8 @@ class LiveTrial:
     def save(self, checkpoint: object) -> None:
         """Keep a checkpoint: whatever another attempt needs to go on from here. The last one counts.
 
-        It is brought home as soon as it is written, so it outlives this process, device and machine.
+        It is brought home as soon as it is written, so it outlives this process, device and machine. Raises what
+        pickling it raises.
         """
         content = pack(checkpoint).renamed()
         self._store.keep(content)

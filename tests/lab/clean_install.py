@@ -1,8 +1,10 @@
-"""The wheel in clean environments of the oldest and the newest JupyterLab: `pip install` alone enables both extensions.
+"""The wheel in clean environments of the oldest and the newest JupyterLab: `pip install` alone enables both extensions,
+and the quickstart runs there, in JupyterLab and in Notebook 7.
 
     python tests/lab/clean_install.py [VERSION …]          e.g. 4.2.*
 
-Of what the package needs only that of the sidebar is installed, so that no environment gets a torch of its own.
+Of what the package needs only that of the sidebar and the panel is installed, so that no environment gets a torch of
+its own; kernels are those of the environment that this runs in.
 """
 
 from __future__ import annotations
@@ -17,10 +19,18 @@ import tempfile
 import time
 import urllib.request
 import venv
+from collections.abc import Iterator
 from pathlib import Path
+
+from playwright.sync_api import Browser
+from quickstart import JUPYTERLAB, NOTEBOOK_7, run_quickstart
+
+from lab import Lab, chromium
 
 ROOT = Path(__file__).parent.parent.parent
 OLDEST, NEWEST = "4.2.*", ">=4.2"
+# what shows the panel in notebooks
+WIDGETS = ("anywidget>=0.11", "ipywidgets>=8.1")
 PATIENCE_SECONDS = 60
 
 
@@ -42,7 +52,8 @@ class Environment:
         for kind in ("CONFIG", "DATA", "RUNTIME"):
             self.variables[f"JUPYTER_{kind}_DIR"] = str(directory / kind.lower())
         pip = [self.bin / "python", "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, wanted], check=True)
+        # of Notebook pip takes the one that goes with this JupyterLab
+        subprocess.run([*pip, wanted, "notebook>=7.2", *WIDGETS], check=True)
         subprocess.run([*pip, "--no-deps", built], check=True)
 
     def says(self, *command: str) -> str:
@@ -115,12 +126,33 @@ def check(environment: Environment) -> str:
     return version
 
 
+def run(browser: Browser, environment: Environment, place: Path) -> Iterator[str]:
+    """Run the quickstart in both front ends; says what was run."""
+    lab = Lab(place, environment.bin / "python")
+    try:
+        for end, command in ((JUPYTERLAB, "jupyter-lab"), (NOTEBOOK_7, "jupyter-notebook")):
+            lab.forget()
+            started = time.monotonic()
+            run_quickstart(browser, lab, end)
+            version = environment.says(command, "--version").strip()
+            yield f"{end.name} {version}: the quickstart ran, in {time.monotonic() - started:.0f} s"
+    finally:
+        lab.stop()
+
+
 def main() -> None:
     """Each version in turn."""
-    with tempfile.TemporaryDirectory() as place:
-        built = wheel(Path(place) / "dist")
+    # the quickstart counts on four stand-ins
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    with tempfile.TemporaryDirectory() as folder, chromium() as browser:
+        place = Path(folder)
+        os.environ["KALAVAI_HOME"] = str(place / "kalavai")
+        built = wheel(place / "dist")
         for number, lab in enumerate(sys.argv[1:] or [OLDEST, NEWEST]):
-            print(f"JupyterLab {check(Environment(Path(place) / f'env{number}', lab, built))}: enabled, and answers")
+            environment = Environment(place / f"env{number}", lab, built)
+            print(f"JupyterLab {check(environment)}: enabled, and answers", flush=True)
+            for said in run(browser, environment, place / f"lab{number}"):
+                print(said, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Takes the pictures of the README, of a real JupyterLab with pools that are not there: GPUs of a stub of their driver,
 and snapshots of tests/lab/synthetic.py.
 
-python tests/lab/pictures.py [folder]      docs/ by default
+python tests/lab/pictures.py [folder [name …]]      docs/ and all by default; names: sidebar, empty, panel, pool
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from playwright.sync_api import Browser, Locator, expect
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from animation import SCALE, VIEWPORT, play, prepare
+
 from lab import Front, Lab, chromium
 from nvml import build_stub, change, environment
 from synthetic import Published, busy
 
-MOST_BYTES = 60_000
+NAMES = ("sidebar", "empty", "panel", "pool")
+MOST_BYTES, MOST_BYTES_OF_A_PAGE = 60_000, 200_000
 COLOURS = 128
 WIDER_PIXELS = 90
 CODE = (
@@ -45,7 +49,7 @@ for number, percent in enumerate((97, 88, 64, 91)):
     }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, names: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as place, chromium() as browser:
         stub = build_stub(Path(place) / "nvml")
@@ -53,13 +57,17 @@ def main(folder: Path) -> None:
         os.environ.update(environment(stub, **GPUS))
         lab = Lab(Path(place) / "lab")
         try:
-            for name, theme in (("light", "Light"), ("dark", "Dark")):
-                lab.set("@jupyterlab/apputils-extension", "themes", theme=f"JupyterLab {theme}")
-                with Published(lab.runtime, lambda second: busy(second + 160)):
-                    sidebar(browser, lab, folder / f"sidebar-{name}.png")
-            lab.set("@jupyterlab/apputils-extension", "themes", theme="JupyterLab Light")
-            empty(browser, lab, folder / "empty.png")
-            panel(browser, lab, folder / "panel.png", stub)
+            for theme in ("dark", "light"):
+                lab.set("@jupyterlab/apputils-extension", "themes", theme=f"JupyterLab {theme.capitalize()}")
+                if "sidebar" in names:
+                    with Published(lab.runtime, lambda second: busy(second + 160)):
+                        sidebar(browser, lab, folder / f"sidebar-{theme}.png")
+                if "pool" in names:
+                    pool(browser, lab, folder, theme, stub)
+            if "empty" in names:
+                empty(browser, lab, folder / "empty.png")
+            if "panel" in names:
+                panel(browser, lab, folder / "panel.png", stub)
         finally:
             lab.stop()
 
@@ -113,18 +121,37 @@ def panel(browser: Browser, lab: Lab, file: Path, stub: Path) -> None:
     front.close()
 
 
+def pool(browser: Browser, lab: Lab, folder: Path, theme: str, stub: Path) -> None:
+    """The moving picture of this theme, and a still one of it."""
+    lab.set("kalavai_nb", "plugin", side="left")
+    path = prepare(lab.work / theme)
+    front = Front(browser, lab, path=f"lab/tree/{path}", viewport=VIEWPORT, device_scale_factor=SCALE)
+    front.open_sidebar()
+    recorder = play(front, stub)
+    lab.end_kernels(front.page)
+    front.close()
+    lab.set("kalavai_nb", "plugin")
+    recorder.save(folder / f"pool-{theme}.webp")
+    (folder / f"pool-{theme}.png").write_bytes(recorder.still)
+    shrink(folder / f"pool-{theme}.png", MOST_BYTES_OF_A_PAGE)
+
+
 def save(what: Locator, file: Path) -> None:
-    """With as few colours as make it small enough."""
     what.screenshot(path=file)
+    shrink(file, MOST_BYTES)
+
+
+def shrink(file: Path, most_bytes: int) -> None:
+    """With as few colours as make it small enough."""
     image = Image.open(file).convert("RGB")
     colours = COLOURS
     while True:
         image.quantize(colours, dither=Image.Dither.NONE).save(file, optimize=True)
-        if file.stat().st_size <= MOST_BYTES or colours <= 8:
+        if file.stat().st_size <= most_bytes or colours <= 8:
             break
         colours //= 2
     print(f"{file}: {image.width}x{image.height}, {file.stat().st_size / 1000:.1f} kB, {colours} colours")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "docs")
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[2] / "docs", sys.argv[2:] or NAMES)

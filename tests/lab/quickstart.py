@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 import shutil
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+from nbformat.reader import NotJSONError
 from playwright.sync_api import Browser, expect
 
 from lab import Front, Lab
@@ -111,10 +113,11 @@ def _check_growth(grown: list[dict[str, Any]], cells: list[Any]) -> None:
 def check_saved(path: Path) -> None:
     """The file has the outputs, for readers that have neither a kernel nor widgets."""
     deadline = time.monotonic() + SAVE_SECONDS
-    while True:
-        code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
-        if all(cell.execution_count for cell in code):
-            break
+    code: list[Any] = []
+    while not code or not all(cell.execution_count for cell in code):
+        # it may be empty for a moment, while it is written
+        with contextlib.suppress(NotJSONError):
+            code = [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == "code"]
         assert time.monotonic() < deadline, "it was not saved"
         time.sleep(0.1)
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))

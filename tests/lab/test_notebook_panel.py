@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from nbformat.reader import NotJSONError
 from playwright.sync_api import Browser, expect
 
 from lab import Front, Lab
@@ -92,9 +94,12 @@ def test_it_lives_while_a_cell_is_busy_stops_a_sweep_and_is_saved(
 def _saved(path: Path) -> list[dict[str, Any]]:
     """The data of all displays in the file, once it was saved with them."""
     deadline = time.monotonic() + 30
+    found: list[dict[str, Any]] = []
     while True:
-        cells = nbformat.read(path, 4).cells
-        found = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
+        # it may be empty for a moment, while it is written
+        with contextlib.suppress(NotJSONError):
+            cells = nbformat.read(path, 4).cells
+            found = [output["data"] for cell in cells for output in cell.get("outputs", []) if "data" in output]
         if any("stopped" in data.get("text/plain", "") for data in found):
             return found
         assert time.monotonic() < deadline, found

@@ -47,16 +47,6 @@ def plan_html(plan: Plan) -> str:
     return f"{title}{''.join(_html_of(table) for table in _tables(plan))}{notes}"
 
 
-def split_text(split: Split) -> str:
-    """The stages of a split, such as those of a loaded model."""
-    return _text_of(stage_table(split))
-
-
-def split_html(split: Split) -> str:
-    """The same as HTML."""
-    return _html_of(stage_table(split))
-
-
 def stage_table(split: Split) -> Table:
     """Device, layers, memory and speed of each stage."""
     spares = f"; {_count(len(split.spares), 'spare')}" if split.spares else ""

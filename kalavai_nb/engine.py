@@ -248,7 +248,7 @@ class Engine:
             ask = getattr(self._client.scheduler, operation)
             return self._client.sync(ask, callback_timeout=timeout_seconds, **arguments)
         except TimeoutError:
-            raise PoolClosed(f"the head of the pool has not answered for {timeout_seconds:g} s.") from None
+            raise PoolClosed(f"the head of the pool has not answered for {timeout_seconds:g} s; ask again.") from None
         except (OSError, RuntimeError) as error:
             # a RuntimeError is Dask's word for connections that were closed while it was asked
             if isinstance(error, OSError) or self.closed:

@@ -112,7 +112,10 @@ class Members:
         if role not in ROLES:
             raise OptionError(f"role={role} cannot be meant: wanted user (runs things) or worker (lends a machine).")
         if uses < 1 or not 0 < seconds <= _MOST_SECONDS or not 0 <= stay_seconds <= _MOST_SECONDS:
-            raise OptionError("an invite is for one use or more, and for a time to come of at most ten years.")
+            raise OptionError(
+                "an invite is for one use or more, and for a time to come of at most ten years; got "
+                f"uses={uses}, {seconds:g} s, and {stay_seconds:g} s to stay."
+            )
         secret = secrets.token_hex(SECRET_BYTES)
         invitation = Invitation(invite_id(secret), key_of(secret), role, now + seconds, uses, 0, stay_seconds)
         gone = [i.id for i in self._invitations.values() if i.expires < now - _KEPT_SECONDS]

@@ -88,7 +88,10 @@ class _Embedded:
         deadline = time.monotonic() + JOIN_SECONDS
         while (there := len(self.engine.snapshot().devices)) < count:
             if time.monotonic() > deadline:
-                raise NotEnoughDevices(f"{there} of {count} devices joined the pool within {JOIN_SECONDS:.0f} s")
+                raise NotEnoughDevices(
+                    f"{there} of {count} devices joined the pool within {JOIN_SECONDS:.0f} s: this machine may have "
+                    "too much to do. Try again, or with fewer: kn.Pool(devices=…)."
+                )
             time.sleep(0.02)
 
 

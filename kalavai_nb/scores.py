@@ -60,7 +60,7 @@ def ranked(trial: Trial, metric: str | None) -> float | None:
 def check_mode(mode: str) -> None:
     """Raise OptionError for a mode that cannot be meant."""
     if mode not in MODES:
-        raise OptionError(f"mode={mode!r} cannot be meant: wanted 'min' or 'max'")
+        raise OptionError(f"mode={mode!r} cannot be meant: wanted 'min' or 'max'.")
 
 
 def _last_reported(trial: Trial, metric: str | None) -> float | None:

@@ -132,7 +132,10 @@ class Session:
             if busy:
                 self._say(f"waiting for cell {run.number} (--async), which runs on these ranks")
                 if not run.done.wait(options.wait):
-                    raise NotEnoughDevices(f"cell {run.number} (--async) did not end within {options.wait:g} s.")
+                    raise NotEnoughDevices(
+                        f"cell {run.number} (--async), which runs on these ranks, did not end within "
+                        f"{options.wait:g} s. Wait longer, with wait=, or stop it: cancel() of its handle."
+                    )
 
     def _place(self, sending: Sending, ranks: list[Rank]) -> None:
         """Bring content to the machines, and say so in one line."""

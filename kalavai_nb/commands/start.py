@@ -92,7 +92,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _kept(options: argparse.Namespace) -> tuple[Kept, bool]:
     if options.no_devices and options.devices is not None:
-        raise OptionError("--no-devices and --devices cannot both be meant.")
+        raise OptionError("--no-devices and --devices cannot both be meant: give one of them.")
     if options.uses < 1:
         raise OptionError(f"--uses {options.uses} cannot be meant: wanted 1 or more.")
     if options.port is not None and not 0 < options.port < 65536:

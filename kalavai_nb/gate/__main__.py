@@ -22,7 +22,7 @@ LOOPBACK = "127.0.0.1"
 
 
 async def _ask_head(asked: dict[str, Any]) -> dict[str, Any]:
-    raise PoolClosed("an embedded pool is asked by its notebooks.")
+    raise PoolClosed("an embedded pool tells of itself in its notebook: pool.snapshot() there.")
 
 
 async def main() -> None:

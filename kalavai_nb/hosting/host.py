@@ -133,7 +133,9 @@ class HostedPool:
                 finally:
                     writer.close()
         except (OSError, ValueError):
-            raise PoolClosed("the head of the pool does not answer at this moment; it may be starting.") from None
+            raise PoolClosed(
+                "the head of the pool does not answer at this moment; it may be starting: ask again."
+            ) from None
         return answer
 
     # what the machine's process says

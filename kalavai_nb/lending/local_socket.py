@@ -68,7 +68,7 @@ def ask(directory: Path, op: str, *, limit_seconds: float = _ASK_SECONDS, **fiel
                 line = stream.readline(MOST_BYTES)
         except TimeoutError:
             raise KalavaiError(
-                f"the process that serves this pool here did not answer within {limit_seconds:.0f} s"
+                f"the process that serves this pool here did not answer within {limit_seconds:.0f} s; try again."
             ) from None
         except OSError:
             raise NotRunning("nothing serves this pool here now") from None

@@ -92,7 +92,10 @@ class LinkProcess:
                 self._process.stdin.flush()
                 reply = self._replies.get(timeout=timeout_seconds)
             except (OSError, ValueError, queue.Empty):
-                raise PoolClosed(f"the link to the pool has not answered for {timeout_seconds:.0f} s.") from None
+                raise PoolClosed(
+                    f"the link to the pool has not answered for {timeout_seconds:.0f} s. Try again; kn.Pool(…) makes "
+                    "another link."
+                ) from None
         if "error" in reply:
             raise revived(reply.get("kind", ""), reply["error"])
         return reply

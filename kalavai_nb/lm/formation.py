@@ -252,7 +252,7 @@ class Formation:
             if time.monotonic() > deadline:
                 raise ModelLost(
                     f"{self._source.name} lost devices, and nothing took their place within "
-                    f"{self._settings.wait_seconds:.0f} s: {shortfall}"
+                    f"{self._settings.wait_seconds:.0f} s: {shortfall} Load it again when there are enough."
                 )
             self._crew.ask_for_device()
             self._hear_for(2 * LOOK_SECONDS)

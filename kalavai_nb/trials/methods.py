@@ -73,8 +73,8 @@ class SweepMethods:
         mode : {"min", "max"}
             Whether the least or the greatest is best.
         retries : int
-            How often a trial that failed is tried again, behind all others. (One whose worker was lost is tried once
-            more in any case, and one that ran out of GPU memory again on more of it.)
+            How often a trial that failed is tried again, behind all others. (One whose worker was lost runs again in
+            any case, before those that have not begun, and one that ran out of GPU memory on more of it.)
         timeout : str or float, optional
             The longest a trial may run, such as ``"10m"`` or seconds.
         where : str or dict, optional

@@ -85,7 +85,8 @@ def pack(value: object, namespace: dict[str, Any] | None = None) -> Packed:
     stream = io.BytesIO()
     pickler = _Pickler(stream, namespace, buffers.append)
     pickler.dump(value)
-    frames = [stream.getbuffer(), *(buffer.raw() for buffer in buffers)]
+    # the value itself, which is not copied either: on Python 3.13 a stream complains at its end of a view of its buffer
+    frames = [memoryview(stream.getvalue()), *(buffer.raw() for buffer in buffers)]
     digest = hashlib.sha256()
     for frame in frames:
         digest.update(len(frame).to_bytes(8, "big"))

@@ -2,7 +2,7 @@
 
     python tests/release/check.py [FOLDER]
 
-FOLDER keeps the wheel and the sdist, for an upload of just what was checked.
+FOLDER (dist/) keeps the wheel and the sdist, for an upload of just what was checked.
 """
 
 from __future__ import annotations
@@ -110,8 +110,10 @@ def main() -> None:
             use(environment, place)
         with step("remove it"):
             remove(environment, there, place)
-        for argument in sys.argv[1:]:
-            shutil.copytree(place / "dist", argument, dirs_exist_ok=True)
+        kept = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "dist"
+        shutil.rmtree(kept, ignore_errors=True)
+        shutil.copytree(place / "dist", kept)
+        print(f"{kept.name}/ has what was checked")
 
 
 if __name__ == "__main__":

@@ -149,6 +149,14 @@ def test_the_version_is_said_once(installed: dict[str, bytes]) -> None:
     ] == []
 
 
+def test_a_users_script_is_typed_and_runs(tmp_path: Path) -> None:
+    """By the checkout, with what `make types` has found out; `make release-check` asks the installed package."""
+    files = [str(ROOT / "examples/typed.py"), str(ROOT / "tests/release/typed_api.py")]
+    for command, cwd in (([sys.executable, "-m", "mypy", *files], ROOT), ([sys.executable, files[0]], tmp_path)):
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=150, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_the_changelog_is_kept() -> None:
     """[Unreleased], then releases with their dates, the last of them this version or the one before it."""
     first, *releases = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)

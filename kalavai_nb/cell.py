@@ -125,6 +125,9 @@ class CellRun:
                 self.stop("interrupted", "it was interrupted")
                 self.follow()
             self._outcome = finish(self)
+            for end in self._ends.values():
+                # at home now
+                (end.get("kalavai") or {}).pop("out", None)
         except BaseException as error:
             self._error = error
         finally:
@@ -136,13 +139,19 @@ class CellRun:
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end. The values of ``out=``, or of ``pool.run``; raises what the cell raised.
 
+        Where the cell was waited for, they have been handed over, and are not kept here a second time.
+
         Raises TimeoutError where it has not ended after ``timeout`` seconds; the cell goes on.
         """
         if not self.done.wait(timeout):
             raise TimeoutError(f"the cell has not ended after {timeout:g} s; it goes on")
         if self._error:
             raise self._error
-        return self._outcome
+        outcome = self._outcome
+        if self._options.background is None:
+            # the list of the last cells would keep it for long
+            self._outcome = None
+        return outcome
 
     def cancel(self) -> None:
         """Stop the cell, as ■ would."""

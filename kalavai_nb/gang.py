@@ -43,7 +43,7 @@ class Gang:
     """The ranks of one session that share a namespace's history: same filters, same devices per rank."""
 
     ranks: dict[int, Rank] = field(default_factory=dict)
-    # the content of each local name when the ranks were last confronted with it
+    # the content of each local name when the ranks were last confronted with it, and of parts, as ``name[rank]``
     known: dict[str, str] = field(default_factory=dict)
 
 

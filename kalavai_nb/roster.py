@@ -116,12 +116,18 @@ class Roster:
         return expected
 
     def restart(self) -> str:
-        """End all ranks; the next cell gets new ones. Returns what was lost, as a sentence."""
+        """End all ranks, and let machines forget what they were sent; the next cell gets new ones.
+
+        Returns what was lost, as a sentence.
+        """
         with self._lock:
+            sent = {digest for gang in self._gangs.values() for digest in gang.known.values()}
             ranks = [rank for gang in self._gangs.values() for rank in gang.ranks.values()]
             names = sorted({name for rank in ranks for name in rank.names})
             self._gangs.clear()
         self._end(ranks)
+        if sent:
+            self._engine.drop(sent, self._engine.snapshot().devices)
         lost = f" Lost: {', '.join(names)}." if names else ""
         return f"{len(ranks)} rank{'s' * (len(ranks) != 1)} ended.{lost} The next cell gets new ones."
 

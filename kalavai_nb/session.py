@@ -182,7 +182,7 @@ class Session:
         """Bring the ranks' machines what the cell needs; the run, and the messages that begin it."""
         links = self._links_between(ranks, options)
         sending = plan_sending(gang, ranks, captured, explicit=options.send is not None)
-        _scatter(sending, ranks, scattered, namespace)
+        _scatter(sending, gang, ranks, scattered, namespace)
         self._place(sending, ranks)
         self._drop(sending, ranks)
         id, number = secrets.token_hex(4), number or len(self.runs) + 1
@@ -249,10 +249,17 @@ def _value_of(name: str, namespace: dict[str, Any]) -> Any:
     return namespace[name]
 
 
-def _scatter(sending: Sending, ranks: list[Rank], scattered: dict[str, Any], namespace: dict[str, Any]) -> None:
+def _scatter(
+    sending: Sending, gang: Gang, ranks: list[Rank], scattered: dict[str, Any], namespace: dict[str, Any]
+) -> None:
     """Add each rank's part of the names in ``scatter=``."""
     for name, value in scattered.items():
         for rank, part in zip(ranks, split(name, value, len(ranks)), strict=True):
             found = {item.name: item for item in capture({name: 0}, namespace, extra={name: part}, explicit=True)}
             sending.take[rank.number].update(found)
             sending.sent.append(found[name])
+            digest, place = found[name].packed.blob.digest, f"{name}[{rank.number}]"
+            if gang.known.get(place) not in (None, digest):
+                sending.superseded.append(gang.known[place])
+            gang.known[place] = digest
+    sending.superseded = [digest for digest in sending.superseded if digest not in gang.known.values()]

@@ -94,7 +94,8 @@ class Orders:
         """Content as it stands in an order: itself, or the name under which the slot's machine has it."""
         if not content.file and len(content.inline) < inline_bytes:
             return [content.inline, list(content.sizes)]
-        packed = content.packed()
+        # under a name of its own as well: a cell may have sent the same
+        packed = content.packed().renamed()
         self._engine.place([packed], slot.devices)
         self._placed.setdefault(index, []).append((packed.blob.digest, slot.devices))
         return {"digest": packed.blob.digest, "sizes": list(content.sizes)}

@@ -250,6 +250,7 @@ class Host(WorkerPlugin):
             if sum(value["sizes"]) <= INLINE_BYTES:
                 path = self._blobs.path(value["digest"])
                 value["inline"] = path.read_bytes()
+                path.unlink()
 
     def _on_rank_end(self, rank: RankProcess) -> None:
         ending = rank.child.ended.result()

@@ -168,7 +168,8 @@ class RankKernel(IPythonKernel):
             if name not in self.shell.user_ns:
                 raise NameError(f"out={name} was asked for, but this rank has no name {name!r} after the cell")
             value = self.shell.user_ns[name]
-            packed = pack(value, self.shell.user_ns)
+            # under a name of its own, so that whoever brings it home can have it forgotten here
+            packed = pack(value, self.shell.user_ns).renamed()
             BlobStore(order["blobs"]).keep(packed)
             out[name] = {"digest": packed.blob.digest, "sizes": packed.blob.sizes, "what": describe(value)}
         return out

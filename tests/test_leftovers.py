@@ -1,0 +1,88 @@
+"""What cells sent and handed out lies on machines no longer than somebody wants it."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cloudpickle
+import numpy as np
+import pytest
+
+import kalavai_nb as kn
+from kalavai_nb import values
+from kalavai_nb.blobs import interactive_namespace
+
+MB = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Iterator[kn.Pool]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("notebook"))
+        # functions below go along as those of a notebook do
+        cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        with kn.Pool(devices=2, quiet=True) as pool:
+            yield pool
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
+def large(n: int) -> np.ndarray:
+    return np.full(n * MB, 7, dtype=np.uint8)
+
+
+def contents_mb(pool: kn.Pool) -> list[int]:
+    """The sizes of what the machine keeps, largest first; what is small does not count."""
+    [store] = pool.engine.call([(pool.devices[0].worker, {"op": "kn_store"})])
+    sizes = [path.stat().st_size // MB for path in Path(str(store)).iterdir() if path.is_file()]
+    return sorted((size for size in sizes if size), reverse=True)
+
+
+def wait_for(pool: kn.Pool, sizes: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while contents_mb(pool) != sizes:
+        assert time.monotonic() < deadline, f"wanted {sizes} MB to be kept, there are {contents_mb(pool)}"
+        time.sleep(0.01)
+
+
+def test_values_that_came_home_are_kept_nowhere_else(pool: kn.Pool) -> None:
+    for size in (3, 1, 0):
+        found = pool.run(large, size, gpus=2)
+        assert [value.sum() for value in found] == [7 * size * MB] * 2
+    wait_for(pool, [])
+    assert pool.runs[-3].result() is None
+    assert not pool.runs[-1].report(0).get("out")
+
+
+def test_a_value_that_stays_there_goes_with_its_handle(pool: kn.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "HOME_BYTES", 2 * MB)
+    handles = pool.run(large, 3, gpus=2)
+    wait_for(pool, [3, 3])
+    assert [handle.get().sum() for handle in handles] == [21 * MB] * 2
+    wait_for(pool, [3, 3])
+    del handles
+    gc.collect()
+    wait_for(pool, [])
+
+
+def test_what_was_sent_goes_with_the_ranks_and_parts_when_others_take_their_place(pool: kn.Pool) -> None:
+    namespace = interactive_namespace()
+    try:
+        namespace["array"], namespace["parts"] = large(5), large(4)
+        pool.run("assert array.sum() == 35_000_000 and len(parts) == 2_000_000", gpus=2, scatter=["parts"])
+        # the two parts are equal, and so is their content
+        wait_for(pool, [5, 2])
+        pool.run("assert len(parts) == 2_000_000", gpus=2, scatter=["parts"])
+        namespace["parts"] = large(6)
+        pool.run("assert len(parts) == 3_000_000", gpus=2, scatter=["parts"])
+        wait_for(pool, [5, 3])
+        pool.restart()
+        wait_for(pool, [])
+        pool.run("assert array.sum() == 35_000_000", gpus=1)
+        wait_for(pool, [5])
+    finally:
+        namespace.pop("array", None)
+        namespace.pop("parts", None)

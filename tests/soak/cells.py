@@ -46,7 +46,7 @@ def error(bench: Bench) -> None:
     source, wanted = bench.luck.choice(
         [
             ("raise ValueError('as it should')", "ValueError: as it should"),
-            ("def f(:", "SyntaxError"),
+            ("def f(:", "CellSyntaxError"),
             ("{}['missing']", "KeyError: 'missing'"),
             (f"if rank == {gpus - 1}: 1 / 0\nimport time\ntime.sleep(600)", "ZeroDivisionError: division by zero"),
             ("import os\nos._exit(3)", "RankDied"),

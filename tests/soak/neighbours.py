@@ -6,6 +6,8 @@ from soak.bench import PATIENCE_SECONDS, Bench, all_said, freeze, until
 
 from notebook import Notebook
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
 
 def visitor(bench: Bench) -> None:
     """A second notebook comes by an invite, runs a cell, and leaves, or is killed in the middle of one."""
@@ -33,11 +35,16 @@ def visitor(bench: Bench) -> None:
 
 
 def panel(bench: Bench) -> None:
-    """The panel, shown, live for a moment, and closed; or as plain HTML."""
+    """The panel, shown as a front end shows it, live for a moment, and scrolled away; or as plain HTML."""
     widget = bench.luck.random() < 0.7
-    cell = bench.ok(f"panel = pool.panel(widget={widget})\ndisplay(panel)\ntime.sleep(2)")
+    cell = bench.ok(f"display(pool.panel(widget={widget}))")
     assert cell.displays, "the panel shows nothing"
-    bench.ok("panel.close()\npool._panels._panels.clear()\ndel panel")
+    for comm in [view[WIDGET]["model_id"] for view in cell.displays if WIDGET in view]:
+        for views in (1, 0):
+            data = {"method": "update", "state": {"_view_count": views}, "buffer_paths": []}
+            client = bench.notebook.client
+            client.shell_channel.send(client.session.msg("comm_msg", {"comm_id": comm, "data": data}))
+            bench.ok("time.sleep(1.5)")
 
 
 def look(bench: Bench) -> None:

@@ -9,6 +9,8 @@ from quickstart import JUPYTERLAB, NOTEBOOK_7, FrontEnd, run_quickstart
 from lab import Lab
 
 
-@pytest.mark.parametrize("end", [JUPYTERLAB, NOTEBOOK_7], ids=lambda end: end.name)
+@pytest.mark.parametrize(
+    "end", [JUPYTERLAB, pytest.param(NOTEBOOK_7, marks=pytest.mark.slow)], ids=lambda end: end.name
+)
 def test_the_quickstart_runs_there_from_top_to_bottom(browser: Browser, lab: Lab, end: FrontEnd) -> None:
     run_quickstart(browser, lab, end)

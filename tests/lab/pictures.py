@@ -27,7 +27,7 @@ from synthetic import Published, busy
 
 NAMES = ("sidebar", "empty", "panel", "pool")
 MOST_BYTES, MOST_BYTES_OF_A_PAGE = 60_000, 200_000
-COLOURS = 128
+COLOURS = 256
 WIDER_PIXELS = 90
 CODE = (
     "import kalavai_nb as kn\n\npool = kn.Pool(quiet=True)\npool",

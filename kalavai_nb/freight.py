@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +17,7 @@ from kalavai_nb.snapshot import Snapshot
 from kalavai_nb.state import Device, machine_id
 
 PIECE_BYTES = 8 << 20
+PIECES_AT_ONCE = 2
 
 Message = dict[str, Any]
 
@@ -73,10 +76,7 @@ class Freight:
                     _keep(store, wanted[digest])
                     on_piece(wanted[digest].blob.total_bytes)
                     continue
-                for piece in self._pieces(wanted[digest]):
-                    [reply] = self._call([(device.worker, {"op": "kn_put", **piece})])
-                    present(reply)
-                    on_piece(len(piece["piece"]))
+                self._send(device.worker, wanted[digest], on_piece)
             placed |= set(unknown)
 
     def drop(self, digests: Iterable[str], devices: Iterable[Device]) -> None:
@@ -112,6 +112,29 @@ class Freight:
                     file.write(piece)
         part.replace(path)
         self.drop([blob.digest], [device])
+
+    def _send(self, worker: str, packed: Packed, on_piece: Callable[[int], None]) -> None:
+        """Piece by piece: one comes to the head while another one goes from there to the worker."""
+        pieces = self._pieces(packed)
+        under_way: deque[Future[int]] = deque()
+        threads = ThreadPoolExecutor(PIECES_AT_ONCE, thread_name_prefix="kalavai-freight")
+        try:
+            for number, piece in enumerate(pieces):
+                # the first makes the file, and with the last one it is whole
+                room = 0 if number < 2 or piece["last"] else PIECES_AT_ONCE - 1
+                while len(under_way) > room:
+                    on_piece(under_way.popleft().result())
+                under_way.append(threads.submit(self._put, worker, piece))
+            while under_way:
+                on_piece(under_way.popleft().result())
+        finally:
+            # interrupted, nobody waits for what is on its way
+            threads.shutdown(wait=False, cancel_futures=True)
+
+    def _put(self, worker: str, piece: Message) -> int:
+        [reply] = self._call([(worker, {"op": "kn_put", **piece})])
+        present(reply)
+        return len(piece["piece"])
 
     def _content(self, device: Device, blob: Blob) -> Iterator[bytes]:
         """The content of a blob on the machine of this device, piece by piece."""

@@ -23,9 +23,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from playwright.sync_api import Browser
-from quickstart import JUPYTERLAB, NOTEBOOK_7, run_quickstart
 
 from lab import Lab, chromium
+from quickstart import JUPYTERLAB, NOTEBOOK_7, run_quickstart
 
 ROOT = Path(__file__).parent.parent.parent
 OLDEST, NEWEST = "4.2.*", ">=4.2"

@@ -20,7 +20,6 @@ from playwright.sync_api import Browser, Locator, expect
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from animation import SCALE, VIEWPORT, play, prepare
-
 from lab import Front, Lab, chromium
 from nvml import build_stub, change, environment
 from synthetic import Published, busy

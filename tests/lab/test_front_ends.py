@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 from playwright.sync_api import Browser
-from quickstart import JUPYTERLAB, NOTEBOOK_7, FrontEnd, run_quickstart
 
 from lab import Lab
+from quickstart import JUPYTERLAB, NOTEBOOK_7, FrontEnd, run_quickstart
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,8 @@ class _Embedded:
     def __init__(self, devices: int | None, idle_seconds: float) -> None:
         from kalavai_nb.worker.devices import local_devices
 
+        if devices is not None and (isinstance(devices, bool) or not isinstance(devices, int) or devices < 1):
+            raise OptionError(f"devices={devices!r} cannot be meant: wanted how many devices the pool has, 1 or more.")
         local = local_devices(devices)
         label = owner_label()
         self._pool = EmbeddedPool(label, local, idle_seconds)

@@ -63,8 +63,8 @@ class Pool(SweepMethods, ModelMethods):
     InviteError
         The invite is cut off, wrong or expired.
     OptionError
-        Two pools were asked for at once.
-    ValueError
+        Two pools were asked for at once, or ``devices`` is no number of devices.
+    NotEnoughDevices
         This machine does not have so many devices.
     PoolClosed
         The head does not answer.

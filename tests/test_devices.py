@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import types
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
+import kalavai_nb as kn
 import nvml
+from kalavai_nb.errors import OptionError
 from kalavai_nb.state import machine_id
 from kalavai_nb.worker.devices import cpu_stand_ins, cuda_devices, local_devices, rocm_devices
 
@@ -175,3 +178,9 @@ def test_amd_gpus_as_amdsmi_describes_them(
         assert {(device.kind, device.memory_bytes, device.torch_name) for device in devices} == {
             ("rocm", 196592 * MIB, "cuda:0")
         }
+
+
+@pytest.mark.parametrize("count", [0, -1, True, 1.5, "two"])
+def test_a_number_of_devices_that_cannot_be_meant_is_refused_in_a_sentence(count: Any) -> None:
+    with pytest.raises(OptionError, match=re.escape(f"devices={count!r} cannot be meant: wanted how many devices")):
+        kn.Pool(devices=count)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kalavai_nb.errors import OptionError
+from kalavai_nb.errors import NotEnoughDevices, OptionError
 from kalavai_nb.lending.limits import Limits, check
 from kalavai_nb.state import Device
 from kalavai_nb.worker.devices import local_devices
@@ -17,7 +17,7 @@ def chosen_devices(count: int | None = None, limits: Limits | None = None) -> li
         raise OptionError(f"--devices {count} lends nothing: wanted 1 or more.")
     try:
         devices = local_devices(count)
-    except ValueError as error:
+    except NotEnoughDevices as error:
         raise OptionError(f"{str(error)[:1].upper()}{str(error)[1:]}.") from None
     if limits is not None:
         check(limits, devices)

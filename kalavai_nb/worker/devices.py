@@ -18,6 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from kalavai_nb.errors import NotEnoughDevices
 from kalavai_nb.state import Device, machine_id
 
 STAND_INS = 4
@@ -29,13 +30,14 @@ T = TypeVar("T")
 def local_devices(count: int | None = None) -> list[Device]:
     """The GPUs of this machine; where it has none, CPU stand-ins (``count`` of them, else 4).
 
-    With GPUs, ``count`` takes the first so many, and asking for more raises ValueError.
+    With GPUs, ``count`` takes the first so many, and asking for more raises NotEnoughDevices.
     """
     gpus = cuda_devices() or rocm_devices() or mps_devices()
     if not gpus:
         return cpu_stand_ins(STAND_INS if count is None else count)
     if count is not None and count > len(gpus):
-        raise ValueError(f"asked for {count} devices, but this machine has {len(gpus)}: {', '.join(map(str, gpus))}")
+        there = ", ".join(map(str, gpus))
+        raise NotEnoughDevices(f"asked for {count} devices, but this machine has {len(gpus)}: {there}")
     return gpus[:count]
 
 

@@ -48,6 +48,7 @@ lint: $(VENV)/installed
 
 types: $(VENV)/installed
 	$(BIN)/mypy
+	$(BIN)/mypy examples/typed.py tests/release/typed_api.py
 
 tests: labextension system
 	$(BIN)/python -m pytest -m "not slow and not patient"

@@ -94,7 +94,7 @@ class Roster:
         need = self._need(options, options.per)
         fitting = sum(need.fits(device) for device in self._engine.snapshot().devices)
         if fitting < options.per:
-            raise NotEnoughDevices(f"the pool has no {need}; %pool shows what there is.")
+            raise NotEnoughDevices(f"wanted {need}, but the pool has none such; %pool shows what there is.")
         return fitting // options.per
 
     def expected(self, options: RunOptions) -> list[tuple[int, list[Device]]]:

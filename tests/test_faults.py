@@ -201,7 +201,7 @@ def test_a_rank_that_dies_while_idle_is_told_of(anew: Notebook) -> None:
         ("%%pool gpus=two\npass", "gpus=two cannot be meant: wanted a number of devices"),
         ("%%pool 4\npass", "'4' is no option: wanted key=value or --flag"),
         ("%%pool gpus=9\npass", "asked for 9 devices, but the pool has 4"),
-        ("%%pool type=H100\npass", "the pool has no 1 device with type=H100"),
+        ("%%pool type=H100\npass", "wanted 1 device with type=H100, but the pool has none such"),
         ("%%pool gpus=2\ndef f(:\n    pass", "line 2"),
         (
             "import threading\nlock = threading.Lock()\n"

@@ -52,11 +52,6 @@ class Checkup:
     findings: tuple[Finding, ...]
     machines: int
 
-    @property
-    def is_well(self) -> bool:
-        """Whether there is nothing to say."""
-        return not self.findings
-
     def __repr__(self) -> str:
         return f"{self._title}\n{grid_text(COLUMNS, self._rows)}" if self.findings else self._title
 

@@ -80,7 +80,7 @@ class Sweep(Generic[Value]):
         metric = self.metrics[0] if self.metrics else None
         complete = [trial for trial in self._trials if trial.state is TrialState.COMPLETE]
         if not complete:
-            raise SweepError("no trial of this sweep is complete, so none is best.")
+            raise SweepError("no trial of this sweep is complete, so none is best; table() shows how they ended.")
         raise SweepError(f"no trial is best: {no_number(metric, complete[0])}")
 
     @property
@@ -121,7 +121,7 @@ class Sweep(Generic[Value]):
                 if content is self._record.checkpoint(index):
                     raise
                 # the next one has just come in its place
-        raise SweepError(f"trial {index} has saved no checkpoint.")
+        raise SweepError(f"trial {index} has saved no checkpoint; trial.save(…) in its function saves one.")
 
     @property
     def study(self) -> Any:

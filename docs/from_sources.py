@@ -17,7 +17,7 @@ from kalavai_nb.registry.asking import VERBS
 
 COLUMNS = "84"
 # where links of examples lead to here
-LINKS = {"../docs/": "../../", "two_machines.md": "../../two-machines.md"}
+LINKS = {"../docs/": "../../", "two_machines.md": "two_machines_by_hand.md"}
 
 
 def make(folder: Path, root: Path) -> None:
@@ -25,11 +25,11 @@ def make(folder: Path, root: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "examples").mkdir(parents=True)
     (folder / ".gitignore").write_text("*\n")
-    for notebook in sorted((root / "examples").glob("*.ipynb")):
-        said = notebook.read_text()
+    for example in sorted([*(root / "examples").glob("*.ipynb"), *(root / "examples").glob("*.md")]):
+        said = example.read_text()
         for there, here in LINKS.items():
             said = said.replace(f"]({there}", f"]({here}")
-        (folder / "examples" / notebook.name).write_text(said)
+        (folder / "examples" / LINKS.get(example.name, example.name)).write_text(said)
     pages = {
         "command-line": command_line(),
         "pool-help": fenced(magics.HELP, "text"),

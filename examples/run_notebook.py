@@ -13,7 +13,7 @@ from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
 
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -94,7 +94,7 @@ def main() -> int:
     failed = 0
     try:
         client.execute()
-    except CellExecutionError as error:
+    except (CellExecutionError, DeadKernelError) as error:
         print(error)
         failed = 1
     target.parent.mkdir(parents=True, exist_ok=True)

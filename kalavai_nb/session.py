@@ -187,7 +187,7 @@ class Session:
         self._drop(sending, ranks)
         id, number = secrets.token_hex(4), number or len(self.runs) + 1
         numbers = [rank.number for rank in ranks]
-        title = f"cell {number} runs on ranks {rank_range(numbers)}"
+        title = f"cell {number} runs on rank{'s' * (len(numbers) > 1)} {rank_range(numbers)}"
         screen = DocumentScreen(f"{id}-document", title) if options.background is not None else None
         view = make_view(options.show, numbers, id, screen, patient=any(rank.fresh for rank in ranks))
         messages = []

@@ -50,9 +50,9 @@ def orders(lent: Lent) -> tuple[list[str], dict[str, str]]:
 def test_a_device_that_its_owner_keeps_is_drained_and_then_lent_again() -> None:
     lent = Lent(GPUS, 60)
     assert orders(lent) == (["gpu-0", "gpu-1"], {})
-    assert not lent.is_lent()
+    assert not lent.is_settled()
     lent.hear({"gpu-0": "lent", "gpu-1": "lent"})
-    assert lent.is_lent()
+    assert lent.is_settled()
     lent.keep({"gpu-1": "in use: blender"})
     assert orders(lent) == (["gpu-0", "gpu-1"], {"gpu-1": "in use: blender"})
     lent.hear({"gpu-0": "lent", "gpu-1": "leaving"})
@@ -66,11 +66,21 @@ def test_a_device_that_its_owner_keeps_is_drained_and_then_lent_again() -> None:
     assert orders(lent) == (["gpu-0", "gpu-1"], {})
 
 
+def test_a_device_that_cannot_be_lent_is_not_waited_for() -> None:
+    lent = Lent(GPUS, 60)
+    lent.order()
+    lent.hear({"gpu-0": "failing: the pool has this very device already", "gpu-1": "starting"})
+    assert not lent.is_settled()
+    lent.hear({"gpu-0": "failing: the pool has this very device already", "gpu-1": "lent"})
+    assert lent.is_settled()
+    assert list(lent.failures().values()) == ["the pool has this very device already"]
+
+
 def test_a_device_that_never_was_lent_need_not_leave() -> None:
     lent = Lent(GPUS, 60)
     lent.keep({"gpu-0": "lent 22:00-08:00 only", "gpu-1": "lent 22:00-08:00 only"})
     assert orders(lent) == ([], {})
-    assert lent.is_lent()
+    assert lent.is_settled()
     assert lent.is_drained
 
 
@@ -79,7 +89,7 @@ def test_all_leave_in_the_end_and_what_is_lost_is_started_anew() -> None:
     lent.order()
     lent.hear({"gpu-0": "lent", "gpu-1": "lent"})
     lent.forget()
-    assert not lent.is_lent()
+    assert not lent.is_settled()
     assert orders(lent) == (["gpu-0", "gpu-1"], {})
     lent.end("its owner takes it back", 5)
     assert orders(lent)[1] == dict.fromkeys(["gpu-0", "gpu-1"], "its owner takes it back")

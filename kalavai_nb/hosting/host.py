@@ -90,12 +90,14 @@ class HostedPool:
         self._desk = await listen(self.kept.directory, Desk(self).answer)
         try:
             async with asyncio.timeout(START_SECONDS):
-                while not (self._head_address and self.lent.is_lent()) and not self.ending.asked.is_set():
+                while not (self._head_address and self.lent.is_settled()) and not self.ending.asked.is_set():
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
             log = self.kept.directory / LOG
             raise PoolClosed(f"the pool did not start within {START_SECONDS:.0f} s; {log} says more.") from None
+        for name, why in self.lent.failures().items():
+            self.voice.say(f"{name} cannot be lent: {why}. It is tried again.", "device", error=why)
 
     async def serve(self) -> None:
         """Say who comes and goes, until it is to end; then let what runs end, for a grace."""

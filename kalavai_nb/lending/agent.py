@@ -115,6 +115,10 @@ class Agent:
                 if self._failures.get(name) != why:
                     self._failures[name] = why
                     self.voice.say(f"{name} cannot be lent: {why}. It is tried again.", "device", error=why)
+            lent_now = {each["device"] for each in self.lent.shown().values() if each["state"] == "lent"}
+            for name in self._failures.keys() & lent_now:
+                del self._failures[name]
+                self.voice.say(f"{name} is lent now", "device")
             self._changed.set()
 
     def _on_loss(self, why: str) -> None:
@@ -225,7 +229,7 @@ class Agent:
             self._machine.send(order)
 
     def _say_ready(self) -> None:
-        if self._is_ready or not self.link.is_up or not self.lent.is_lent():
+        if self._is_ready or not self.link.is_up or not self.lent.is_settled():
             return
         self._is_ready = True
         devices = self.lent.shown()
@@ -233,7 +237,8 @@ class Agent:
         seconds = time.time() - self.since
         said = f"lent to {self.link.membership.pool}: {', '.join(lending)}, after {seconds:.1f} s"
         if not lending:
-            said = f"joined {self.link.membership.pool}; nothing is lent now: {_reasons(devices)}"
+            reasons = {each["why"] for each in devices.values() if each["why"]} | set(self._failures.values())
+            said = f"joined {self.link.membership.pool}; nothing is lent now: {'; '.join(sorted(reasons))}"
         facts = {"seconds": round(seconds, 2), "devices": devices, "member": self.link.membership.member}
         self.voice.is_ready(said, "lent" if lending else "joined", **facts)
 
@@ -273,7 +278,3 @@ class Agent:
         if self._desk is not None:
             self._desk.close()
             (self._directory / SOCKET).unlink(missing_ok=True)
-
-
-def _reasons(devices: dict[str, dict[str, str]]) -> str:
-    return "; ".join(sorted({each["why"] for each in devices.values()}))

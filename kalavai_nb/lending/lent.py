@@ -97,10 +97,10 @@ class Lent:
             name: state.removeprefix(FAILING).strip() for name, state in states.items() if state.startswith(FAILING)
         }
 
-    def is_lent(self) -> bool:
-        """Whether every device that is to be lent serves the pool."""
-        wanted = [device.id for device in self.devices if not self._why_not(device.id)]
-        return all(self.states.get(id) == "lent" for id in wanted)
+    def is_settled(self) -> bool:
+        """Whether every device that is to be lent serves the pool, or has been tried and cannot."""
+        wanted = [self.states.get(device.id, "") for device in self.devices if not self._why_not(device.id)]
+        return all(state == "lent" or state.startswith(FAILING) for state in wanted)
 
     # inside
 

@@ -6,15 +6,19 @@ import gc
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cloudpickle
 import numpy as np
+import psutil
 import pytest
 
 import kalavai_nb as kn
 from kalavai_nb import values
 from kalavai_nb.blobs import interactive_namespace
+from kalavai_nb.errors import RankDied
+from notebook import listens_on
 
 MB = 1_000_000
 
@@ -86,3 +90,35 @@ def test_what_was_sent_goes_with_the_ranks_and_parts_when_others_take_their_plac
     finally:
         namespace.pop("array", None)
         namespace.pop("parts", None)
+
+
+def test_ranks_that_ended_leave_no_threads_or_sockets_in_their_worker(pool: kn.Pool) -> None:
+    below = psutil.Process(pool._opened.pid).children(recursive=True)
+    address = pool.devices[0].worker
+    worker = next(process for process in below if listens_on(process, address))
+
+    def held() -> tuple[int, int]:
+        return worker.num_threads(), worker.num_fds()
+
+    def come_and_go(times: int) -> None:
+        for _ in range(times):
+            pool.run("pass", gpus=1)
+            pool.restart()
+            with pytest.raises(RankDied):
+                pool.run("import os\nos._exit(3)", gpus=1)
+            # and one that is ended while it starts: its worker does not wait for it
+            start = {"op": "kn_start", "owner": pool.owner, "lease": "brief", "selectors": [""]}
+            with ThreadPoolExecutor(1) as thread:
+                starting = thread.submit(pool.engine.call, [(address, start)])
+                while not starting.done():
+                    pool.engine.call([(address, {"op": "kn_end_ranks", "lease": "brief"})])
+                assert "a rank did not start: it was ended by SIGKILL" in starting.result()[0]["gone"]
+
+    # soon there are as many threads as its executor may have
+    come_and_go(6)
+    threads, descriptors = held()
+    come_and_go(6)
+    assert held()[0] <= threads
+    assert held()[1] <= descriptors + 2
+    [store] = pool.engine.call([(address, {"op": "kn_store"})])
+    assert not list(Path(str(store)).parent.rglob("rank-*"))

@@ -40,29 +40,22 @@ class RankProcess:
         self._why_killed = ""
 
     async def start(self) -> None:
-        """Connect to the kernel once it answers. Raises RuntimeError where it does not start."""
-        from jupyter_client.asynchronous import AsyncKernelClient
-
-        file = self._directory / "kernel.json"
-        async with asyncio.timeout(START_SECONDS):
-            while not (file.exists() and file.read_bytes().endswith(b"}")):
-                if self.child.ended.done():
-                    ending = self.child.ended.result()
-                    raise RuntimeError(f"a rank did not start: it {ending}\n{ending.tail}")
-                await asyncio.sleep(0.01)
-            client = AsyncKernelClient(connection_file=str(file))
-            client.load_connection_file()
-            client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
-            # the first message on iopub shows that the subscription is in force
-            while True:
-                client.kernel_info()
-                with contextlib.suppress(queue.Empty):
-                    await client.get_iopub_msg(timeout=0.5)
-                    break
-            # what IPython still sets up in its first cell is done before anybody waits for it
-            client.execute("pass", silent=True, store_history=False)
-            await client.get_shell_msg()
-            self._client = client
+        """Connect to the kernel once it answers. Raises RuntimeError or TimeoutError where it does not start."""
+        connecting = asyncio.ensure_future(self._connect())
+        either: list[asyncio.Future[Any]] = [connecting, self.child.ended]
+        try:
+            await asyncio.wait(either, timeout=START_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not connecting.done():
+                connecting.cancel()
+                await asyncio.wait([connecting])
+        if not connecting.cancelled():
+            connecting.result()
+        elif self.child.ended.done():
+            ending = self.child.ended.result()
+            raise RuntimeError(f"a rank did not start: it {ending}\n{ending.tail}")
+        else:
+            raise TimeoutError(f"a rank did not start within {START_SECONDS:.0f} s")
 
     async def execute(self, code: str, order: rank.Order, outbox: Outbox) -> None:
         """Run a cell; what it shows goes to ``outbox``, then its end: a reply of the kernel, or how the rank died."""
@@ -81,6 +74,9 @@ class RankProcess:
         self._forget_interrupt()
         self.outbox = None
         outbox.end(end)
+        if self.child.ended.done():
+            # nobody will ask for its end any more
+            await self.close()
 
     def interrupt(self, reason: str) -> None:
         """SIGINT now; SIGKILL later, if the cell does not end by itself. A second call is SIGKILL now."""
@@ -100,6 +96,32 @@ class RankProcess:
         await asyncio.to_thread(shutil.rmtree, self._directory, ignore_errors=True)
 
     # inside
+
+    async def _connect(self) -> None:
+        import zmq.asyncio
+        from jupyter_client.asynchronous import AsyncKernelClient
+
+        file = self._directory / "kernel.json"
+        while not (file.exists() and file.read_bytes().endswith(b"}")):
+            await asyncio.sleep(0.01)
+        # one context for all ranks: each would have two threads, and keep them until it is collected
+        client = AsyncKernelClient(connection_file=str(file), context=zmq.asyncio.Context.instance())
+        client.load_connection_file()
+        client.start_channels(shell=True, iopub=True, stdin=False, hb=False, control=False)
+        try:
+            # the first message on iopub shows that the subscription is in force
+            while True:
+                client.kernel_info()
+                with contextlib.suppress(queue.Empty):
+                    await client.get_iopub_msg(timeout=0.5)
+                    break
+            # what IPython still sets up in its first cell is done before anybody waits for it
+            client.execute("pass", silent=True, store_history=False)
+            await client.get_shell_msg()
+        except BaseException:
+            client.stop_channels()
+            raise
+        self._client = client
 
     async def _converse(self, code: str, order: rank.Order, outbox: Outbox) -> dict[str, Any]:
         client = self._client

@@ -45,6 +45,8 @@ class Gang:
     ranks: dict[int, Rank] = field(default_factory=dict)
     # the content of each local name when the ranks were last confronted with it, and of parts, as ``name[rank]``
     known: dict[str, str] = field(default_factory=dict)
+    # what they were confronted with before that, and is still on their machines
+    outdated: set[str] = field(default_factory=set)
 
 
 @dataclass

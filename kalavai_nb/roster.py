@@ -121,7 +121,7 @@ class Roster:
         Returns what was lost, as a sentence.
         """
         with self._lock:
-            sent = {digest for gang in self._gangs.values() for digest in gang.known.values()}
+            sent = {digest for gang in self._gangs.values() for digest in (*gang.known.values(), *gang.outdated)}
             ranks = [rank for gang in self._gangs.values() for rank in gang.ranks.values()]
             names = sorted({name for rank in ranks for name in rank.names})
             self._gangs.clear()

@@ -25,7 +25,9 @@ from kalavai_nb.terminal import TERMINAL
 from kalavai_nb.values import bring_home, split
 from kalavai_nb.view import make_view
 
+# machines forget content that is out of date when so much is sent, or when there is so much of it
 DROPPED_FROM_BYTES = 1 << 20
+OUTDATED_KEPT = 100
 KEPT_RUNS = 50
 PROGRESS_FROM_BYTES = 50_000_000
 LINE_CHARACTERS = 80
@@ -162,10 +164,12 @@ class Session:
         if parts:
             self._say("; ".join(parts))
 
-    def _drop(self, sending: Sending, ranks: list[Rank]) -> None:
+    def _drop(self, sending: Sending, gang: Gang, ranks: list[Rank]) -> None:
+        gang.outdated = (gang.outdated | set(sending.superseded)) - set(gang.known.values())
         large = [item for item in sending.sent if item.packed.blob.total_bytes >= DROPPED_FROM_BYTES]
-        if sending.superseded and large:
-            self._engine.drop(sending.superseded, [device for rank in ranks for device in rank.devices])
+        if (sending.superseded and large) or len(gang.outdated) > OUTDATED_KEPT:
+            self._engine.drop(gang.outdated, [device for rank in ranks for device in rank.devices])
+            gang.outdated = set()
 
     def _prepare(
         self,
@@ -184,7 +188,7 @@ class Session:
         sending = plan_sending(gang, ranks, captured, explicit=options.send is not None)
         _scatter(sending, gang, ranks, scattered, namespace)
         self._place(sending, ranks)
-        self._drop(sending, ranks)
+        self._drop(sending, gang, ranks)
         id, number = secrets.token_hex(4), number or len(self.runs) + 1
         numbers = [rank.number for rank in ranks]
         title = f"cell {number} runs on rank{'s' * (len(numbers) > 1)} {rank_range(numbers)}"
@@ -262,4 +266,3 @@ def _scatter(
             if gang.known.get(place) not in (None, digest):
                 sending.superseded.append(gang.known[place])
             gang.known[place] = digest
-    sending.superseded = [digest for digest in sending.superseded if digest not in gang.known.values()]

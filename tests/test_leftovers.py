@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 import kalavai_nb as kn
-from kalavai_nb import values
+from kalavai_nb import session, values
 from kalavai_nb.blobs import interactive_namespace
 from kalavai_nb.errors import RankDied
 from notebook import listens_on
@@ -90,6 +90,23 @@ def test_what_was_sent_goes_with_the_ranks_and_parts_when_others_take_their_plac
     finally:
         namespace.pop("array", None)
         namespace.pop("parts", None)
+
+
+def test_small_contents_that_are_out_of_date_are_forgotten_many_at_a_time(
+    pool: kn.Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "OUTDATED_KEPT", 4)
+    [store] = pool.engine.call([(pool.devices[0].worker, {"op": "kn_store"})])
+    namespace = interactive_namespace()
+    try:
+        for number in [*range(12), *range(12)]:
+            namespace["number"] = number
+            pool.run(f"assert number == {number}", gpus=1)
+            contents = [path for path in Path(str(store)).iterdir() if path.name.isalnum()]
+            assert 1 <= len(contents) <= 8
+    finally:
+        namespace.pop("number", None)
+        pool.restart()
 
 
 def test_ranks_that_ended_leave_no_threads_or_sockets_in_their_worker(pool: kn.Pool) -> None:

@@ -78,6 +78,23 @@ def test_interrupt_ends_the_cell_and_the_next_is_clean(anew: Notebook, body: str
         assert "[0-1] 1\n" in notebook.ok("%%pool gpus=2\nprint(kept)").stream()
 
 
+# the rank stands still until SIGINT was sent to it, which its kernel ignores between cells
+EARLY = """import os, signal, time
+[pid] = pool.run(os.getpid, gpus=1)
+os.kill(pid, signal.SIGSTOP)
+run = pool.run("time.sleep(600)", gpus=1, async_=True)
+run.cancel()
+time.sleep(0.5)
+os.kill(pid, signal.SIGCONT)
+run.done.wait(60)
+print(run.status, [pid] == pool.run(os.getpid, gpus=1))"""
+
+
+def test_an_interrupt_that_comes_before_the_kernel_has_begun_stops_the_cell(anew: Notebook) -> None:
+    anew.ok("%%pool gpus=1\nimport time")
+    assert anew.ok(EARLY).stream().endswith("interrupted True\n")
+
+
 def test_interrupt_while_waiting_for_devices(notebook: Notebook) -> None:
     notebook.ok("import kalavai_nb as kn\npool = kn.Pool(idle_seconds=600)\ninvite = pool.invite()")
     notebook.ok("%%pool\nx = 1")

@@ -8,6 +8,7 @@ import queue
 import secrets
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ START_SECONDS = 60.0
 STUCK_SECONDS = 5.0
 # one that does is cleaning up, or swallows KeyboardInterrupt
 STUBBORN_SECONDS = 14.0
+# SIGINT is sent so many times in the former time, until the rank says that it has it
+INTERRUPTS = 5
 
 
 class RankProcess:
@@ -149,10 +152,16 @@ class RankProcess:
                 return content
 
     async def _stop(self, reason: str) -> None:
+        began = time.monotonic()
         while self._interrupts.poll():
             self._interrupts.recv_bytes()
-        self.child.signal(signal.SIGINT)
-        await asyncio.sleep(STUCK_SECONDS)
+        for _ in range(INTERRUPTS):
+            # one that comes before the kernel has begun the cell is ignored there
+            self.child.signal(signal.SIGINT)
+            await asyncio.sleep(STUCK_SECONDS / INTERRUPTS)
+            if self._interrupts.poll():
+                break
+        await asyncio.sleep(max(0.0, began + STUCK_SECONDS - time.monotonic()))
         with contextlib.suppress(EOFError, OSError):
             if self._interrupts.poll():
                 await asyncio.sleep(STUBBORN_SECONDS - STUCK_SECONDS)

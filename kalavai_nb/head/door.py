@@ -7,6 +7,7 @@ is read; what a member says is read, and unpickled, before its operation is know
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -27,6 +28,10 @@ WORKER_OPERATIONS = frozenset(
     }
 )
 WORKER_WORDS = ("kn_reading", "kn_drain", "kn_stay", "kn_limits", "kn_roads", "kn_device")
+# this process looks each second (head/serve.py): with a gap of so long, it stood still itself
+STOOD_SECONDS = 5.0
+# and what workers have said meanwhile, or say now that their machine is awake again, is heard within this time
+HEARING_SECONDS = 5.0
 # what only a machine's worker may say
 NOT_OF_USERS = frozenset({"register-worker", "heartbeat_worker", *WORKER_WORDS})
 
@@ -106,9 +111,19 @@ class GuardedComm:
 
 
 class GuardedScheduler(Scheduler):
-    """Dask's scheduler behind a door."""
+    """Dask's scheduler behind a door, which takes no worker for gone because it slept itself."""
 
     door = Door()
+    _looked_at = _awake_at = 0.0
 
     def handle_comm(self, comm: Any) -> Any:
         return super().handle_comm(self.door.watch(comm))
+
+    async def check_worker_ttl(self) -> None:
+        """End the connections of workers that were silent for too long, where this process could have heard them."""
+        now = time.time()
+        if now - self._looked_at > STOOD_SECONDS:
+            self._awake_at = now
+        self._looked_at = now
+        if now - self._awake_at >= HEARING_SECONDS:
+            await super().check_worker_ttl()

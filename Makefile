@@ -34,7 +34,7 @@ lab: labextension
 # what waits for the network, and what does not need both cores, side by side
 test:
 	@$(MAKE) --no-print-directory -j2 ready
-	@$(MAKE) --no-print-directory -j2 --output-sync=target checks
+	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) checks
 	@$(MAKE) --no-print-directory tests
 
 ready: $(VENV)/installed system

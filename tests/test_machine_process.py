@@ -16,6 +16,8 @@ from kalavai_nb.lending.child import _how, last_words
         (0, False, "it was told to"),
         (-signal.SIGKILL, False, "it was killed, by somebody or by the system"),
         (-signal.SIGTERM, True, "it was ended by SIGTERM"),
+        # a signal of real time, which has no name
+        (-50, True, "it was ended by signal 50"),
         (1, True, "it failed (status 1)"),
     ],
 )

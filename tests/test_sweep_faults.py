@@ -188,8 +188,8 @@ def test_stop_waits_for_trials_of_which_it_has_not_heard_that_they_began(
 def test_a_trial_that_waits_behind_another_is_stopped_without_having_run(lasting: kn.Pool, tmp_path: Path) -> None:
     sweep = lasting.map(counting(tmp_path, seconds=0.03), range(200), show=False)
     wait_for_complete(sweep, 20)
-    # the first are handed to devices already, the last are not
-    chosen = [*range(20, 40), 150, 199]
+    # the last are not handed to devices yet, the first are
+    chosen = [199, 150, *range(20, 40)]
     for index in chosen:
         sweep.stop(index)
         assert sweep.trials[index].state.is_finished()

@@ -178,5 +178,6 @@ def _how(returncode: int | None, has_head: bool) -> str:
     if returncode == -signal.SIGKILL:
         return "it was killed, by somebody or by the system, which does so when memory runs out"
     if returncode is not None and returncode < 0:
-        return f"it was ended by {signal.Signals(-returncode).name}"
+        known = {number.value: number.name for number in signal.Signals}
+        return f"it was ended by {known.get(-returncode, f'signal {-returncode}')}"
     return f"it failed (status {returncode})"

@@ -27,9 +27,10 @@ class Quarters:
             _clear(shared)
             # short, since sockets lie below it
             self.directory = shared / f"w-{secrets.token_hex(4)}"
-            self.directory.mkdir(mode=0o700)
+            # first, so that a directory without a lock, which nobody would take away, is never there
             self._lock = os.open(_lock_of(self.directory), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
+            self.directory.mkdir(mode=0o700)
 
     def close(self) -> None:
         """Take it away, when all children have ended."""

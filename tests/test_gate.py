@@ -405,7 +405,15 @@ def test_others_have_another_origin() -> None:
 async def test_a_member_has_so_many_connections_open_and_gets_more_when_some_end(place: Place) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(channels, "MOST_CHANNELS", 3)
-        async with linked(place, "user", "ada") as ada, linked(place, "user", "eve") as eve:
+        async with (
+            linked(place, "user", "ada") as ada,
+            linked(place, "user", "ada") as again,
+            contextlib.AsyncExitStack() as more,
+        ):
+            # on another machine, since of one machine all are one member
+            patch.setenv("KALAVAI_HOME", str(place.home / "eve"))
+            eve = await more.enter_async_context(linked(place, "user", "eve"))
+            assert ada.membership.member == again.membership.member != eve.membership.member
             kept = [await asyncio.open_connection(LOOPBACK, ada.head_port) for _ in range(3)]
             for reader, writer in kept:
                 writer.write(b"x")
@@ -415,6 +423,7 @@ async def test_a_member_has_so_many_connections_open_and_gets_more_when_some_end
             said = [line for line in place.said if "has 3 connections open through the gate" in line]
             assert len(said) == 1
             assert said[0].startswith("ada (")
+            assert await said_by(again.head_port) == b"", "its other connection to the gate gets no more either"
             assert await said_by(eve.head_port) == b"head:x", "nobody else's"
             for _, writer in kept:
                 writer.close()

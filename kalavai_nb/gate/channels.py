@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import asyncssh
 
-# of one connection to the gate; a machine with eight devices, each with a stage of a model, has some fifty
+# of one member; a machine with eight devices, each with a stage of a model, has some fifty
 MOST_CHANNELS = 1024
 
 
 class Channels:
-    """Those of one visitor. ``say`` hears that there were too many, when they begin to be."""
+    """Those of one member. ``say`` hears that there were too many, when they begin to be."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say

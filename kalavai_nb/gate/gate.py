@@ -196,8 +196,10 @@ class Gate:
 
     def admit(self, visitor: Visitor) -> None:
         """A member has come. A machine that comes again has lost its old connection, and may not have noticed."""
-        if visitor.role == "worker":
-            for other in [v for v in self._visitors if v.member == visitor.member and v is not visitor]:
+        for other in [v for v in self._visitors if v.member == visitor.member and v is not visitor]:
+            # what one member may have open is counted once, however many connections to the gate it has
+            visitor.channels = other.channels
+            if visitor.role == "worker":
                 other.hang_up()
 
     # inside

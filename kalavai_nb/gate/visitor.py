@@ -39,7 +39,7 @@ class Visitor(asyncssh.SSHServer):
         self.since = time.monotonic()
         self.questions = 0
         self._relays: set[int] = set()
-        self._channels = Channels(lambda text: gate.refuse(f"{self.name} ({self.member or self.role}) {text}"))
+        self.channels = Channels(lambda text: gate.refuse(f"{self.name} ({self.member or self.role}) {text}"))
 
     # SSH's questions
 
@@ -104,9 +104,9 @@ class Visitor(asyncssh.SSHServer):
         if self.role not in ("user", "worker", ADMIN):
             return False
         if dest_host == HEAD and (head := self._gate.host.head_port()):
-            return self._channels.forward(LOOPBACK, head)
+            return self.channels.forward(LOOPBACK, head)
         if dest_host == RELAY and self._gate.is_allowed(dest_port):
-            return self._channels.forward(LOOPBACK, dest_port)
+            return self.channels.forward(LOOPBACK, dest_port)
         return False
 
     def server_requested(self, listen_host: str, listen_port: int) -> Awaitable[Any] | bool:

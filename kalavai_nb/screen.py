@@ -40,7 +40,7 @@ class CellScreen:
                 TERMINAL.forget()
             elif isinstance(piece, Bars):
                 if self._bars and self._bars.key != piece.key:
-                    self._draw_bars()
+                    self._draw_bars(last=True)
                 self._bars = piece
             elif isinstance(piece, Clear):
                 from IPython.display import clear_output
@@ -59,8 +59,8 @@ class CellScreen:
 
     def _draw_bars(self, last: bool = False) -> None:
         if self._bars:
-            self._display_of(self._bars).draw({"text/plain": self._bars.text}, last=last)
-            self._bars = None
+            is_seen = self._display_of(self._bars).draw({"text/plain": self._bars.text}, last=last)
+            self._bars = None if is_seen else self._bars
 
     def _display_of(self, bars: Bars) -> LiveDisplay:
         return self._displays.setdefault(bars.key, LiveDisplay(bars.key))
@@ -172,27 +172,29 @@ class LiveDisplay:
     def is_due(self) -> bool:
         return self._drawn_at is None or time.monotonic() - self._drawn_at >= UPDATE_SECONDS
 
-    def draw(self, data: dict[str, Any], *, last: bool = False) -> None:
-        publish(data, {}, self._key, self._drawn_at is not None, last)
+    def draw(self, data: dict[str, Any], *, last: bool = False) -> bool:
+        """Whether it is to be seen now."""
+        is_seen = publish(data, {}, self._key, self._drawn_at is not None, last)
         self._drawn_at = time.monotonic()
+        return is_seen
 
 
 def publish(
     data: dict[str, Any], metadata: dict[str, Any], key: str = "", update: bool = False, last: bool = False
-) -> None:
-    """Show a MIME bundle; under a ``key`` it can be updated later.
+) -> bool:
+    """Show a MIME bundle; under a ``key`` it can be updated later. Whether it was shown, as an update may not be.
 
     Outside a kernel, print its plain text (see `kalavai_nb.terminal`); there, the ``last`` update is what stays.
     """
     if not in_kernel():
-        TERMINAL.draw(key, data.get("text/plain", ""), update=update, last=last)
-        return
+        return TERMINAL.draw(key, data.get("text/plain", ""), update=update, last=last)
     from IPython.display import display, update_display
 
     if update:
         update_display(data, display_id=key, metadata=metadata, raw=True)
     else:
         display(data, display_id=key or None, metadata=metadata, raw=True)
+    return True
 
 
 def _as_html(data: dict[str, Any]) -> str:

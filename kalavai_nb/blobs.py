@@ -173,9 +173,14 @@ class BlobStore:
                 path.unlink(missing_ok=True)
 
     def let_go(self, holder: str) -> None:
-        """This holder counts on nothing any more."""
-        for path in self.directory.glob(f"*.{_of(holder)}{_HELD}"):
-            path.unlink(missing_ok=True)
+        """This holder counts on nothing any more: what nobody else counts on, of what it did, is forgotten."""
+        with self._alone():
+            held = [name.partition(".")[::2] for name in os.listdir(self.directory) if name.endswith(_HELD)]
+            others = {digest for digest, whose in held if whose != f"{_of(holder)}{_HELD}"}
+            for digest in {digest for digest, whose in held if whose == f"{_of(holder)}{_HELD}"}:
+                self._held(digest, holder).unlink(missing_ok=True)
+                if digest not in others:
+                    self.path(digest).unlink(missing_ok=True)
 
     def _held(self, digest: str, holder: str) -> Path:
         return self.path(digest).with_suffix(f".{_of(holder)}{_HELD}")

@@ -315,9 +315,13 @@ def test_a_blob_that_two_count_on_is_there_until_both_have_dropped_it(store: Blo
     assert not store.hold(path.name, "ada"), "it has to be sent again"
     kept(store, "x")
     store.hold(path.name, "bob")
+    other, _ = kept(store, "y")
     store.let_go("bob")
-    assert store.has(path.name), "whoever holds nothing any more takes nothing away"
-    store.drop(path.name, "ada")
+    assert store.has(path.name), "ada counts on it"
+    assert store.has(other.name), "bob never did"
+    store.let_go("ada")
+    assert not store.has(path.name)
+    store.drop(other.name)
     assert [each.name for each in store.directory.iterdir()] == [".lock"]
 
 

@@ -61,6 +61,13 @@ def test_values_that_came_home_are_kept_nowhere_else(pool: kn.Pool) -> None:
     assert not pool.runs[-1].report(0).get("out")
 
 
+def test_what_was_sent_goes_with_the_notebook_that_sent_it(pool: kn.Pool) -> None:
+    with kn.Pool(pool.invite(), quiet=True) as other:
+        other.run(len, large(3), gpus=1)
+        wait_for(pool, [3])
+    wait_for(pool, [])
+
+
 def test_a_value_that_stays_there_goes_with_its_handle(pool: kn.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(values, "HOME_BYTES", 2 * MB)
     handles = pool.run(large, 3, gpus=2)

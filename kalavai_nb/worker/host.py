@@ -159,7 +159,7 @@ class Host(WorkerPlugin):
         """End all that an owner has here."""
         mine = [rank for rank in self._ranks.values() if rank.owner == owner]
         await asyncio.gather(self._close(mine), self._trials.end(owner=owner), self._stages.end(owner=owner))
-        self._blobs.let_go(owner)
+        await asyncio.to_thread(self._blobs.let_go, owner)
 
     # trials
 

@@ -32,6 +32,8 @@ def main() -> int:
     parser.add_argument("names", nargs="*", choices=[[], *NAMES], default=[], help="which scripts (default: all)")
     parser.add_argument("--write", action="store_true", help="write the tables of docs and README")
     arguments = parser.parse_args()
+    if arguments.names and arguments.write:
+        parser.error("--write replaces the whole table: it goes with all scripts, so name none")
     rows: list[Row] = []
     for row in _measured(arguments.names or NAMES):
         rows.append(row)

@@ -17,6 +17,7 @@ import pytest
 import kalavai_nb as kn
 from kalavai_nb import session, values
 from kalavai_nb.blobs import interactive_namespace
+from kalavai_nb.engine import Engine
 from kalavai_nb.errors import RankDied
 from notebook import listens_on
 
@@ -66,6 +67,25 @@ def test_what_was_sent_goes_with_the_notebook_that_sent_it(pool: kn.Pool) -> Non
         other.run(len, large(3), gpus=1)
         wait_for(pool, [3])
     wait_for(pool, [])
+
+
+def test_what_was_made_for_a_notebook_goes_with_it(pool: kn.Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(values, "HOME_BYTES", 2 * MB)
+
+    def bring(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Engine, "bring", bring)
+
+    def work(size: int, trial: kn.LiveTrial) -> None:
+        trial.save(large(size))
+
+    with kn.Pool(pool.invite(), quiet=True) as other:
+        handle = other.run(large, 3, gpus=1)
+        other.map(work, [4], show=False).wait()
+        wait_for(pool, [4, 3])
+    wait_for(pool, [])
+    del handle
 
 
 def test_a_value_that_stays_there_goes_with_its_handle(pool: kn.Pool, monkeypatch: pytest.MonkeyPatch) -> None:

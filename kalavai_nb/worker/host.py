@@ -239,18 +239,20 @@ class Host(WorkerPlugin):
     def _teller(self, owner: str) -> Any:
         def tell(event: dict[str, Any]) -> None:
             report = (event.get("end") or {}).get("kalavai") or {}
-            self._inline(list(report.get("out", {}).values()))
+            self._hand_over(owner, list(report.get("out", {}).values()))
             self.worker.log_event(topic(owner), event)
 
         return tell
 
-    def _inline(self, handed: list[dict[str, Any]]) -> None:
-        """Small values travel in the event itself; large ones stay here until they are fetched."""
+    def _hand_over(self, owner: str, handed: list[dict[str, Any]]) -> None:
+        """Small values travel in the event itself; large ones stay here until they are fetched or the owner goes."""
         for value in handed:
             if sum(value["sizes"]) <= INLINE_BYTES:
                 path = self._blobs.path(value["digest"])
                 value["inline"] = path.read_bytes()
                 path.unlink()
+            else:
+                self._blobs.hold(value["digest"], owner)
 
     def _on_rank_end(self, rank: RankProcess) -> None:
         ending = rank.child.ended.result()

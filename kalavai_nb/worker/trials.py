@@ -42,7 +42,15 @@ class Trials:
         if lease not in self._runners:
             chosen = RunnerOptions(**options, environment={**self._environment, **visible})
             news = News(send, run=run, lease=lease)
-            runner = Runner(self._directory, self._blobs.directory, chosen, news.put, self._all_closed)
+
+            def tell(item: Message) -> None:
+                # what lies here until its owner has it goes with the owner
+                for handed in (item.get("value"), item.get("files")):
+                    if handed and "inline" not in handed:
+                        self._blobs.hold(handed["digest"], owner)
+                news.put(item)
+
+            runner = Runner(self._directory, self._blobs.directory, chosen, tell, self._all_closed)
             self._runners[lease] = (owner, runner)
         runner = self._runners[lease][1]
         runner.give([self._located(order) for order in orders])

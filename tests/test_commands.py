@@ -227,6 +227,16 @@ def test_help_has_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert "--json" in text
 
 
+def test_ctrl_d_is_no_invite(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def leave(_: str) -> str:
+        raise EOFError
+
+    monkeypatch.setattr("getpass.getpass", leave)
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    assert cli.main(["join"]) == 2
+    assert "got nothing" in capsys.readouterr().err
+
+
 def test_an_invite_that_is_asked_for_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KALAVAI_HOME", str(tmp_path))
     ours, theirs = pty.openpty()

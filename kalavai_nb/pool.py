@@ -325,8 +325,3 @@ def current_pool() -> Pool:
 def has_pool() -> bool:
     """Whether a pool is open."""
     return _current is not None
-
-
-def check_options(given: dict[str, str]) -> None:
-    """Raise OptionError for options that cannot be meant, before anything is opened or touched."""
-    RunOptions().updated(given)

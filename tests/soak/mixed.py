@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -84,7 +85,7 @@ class Soak:
     def __init__(self, bench: Bench, watched: Watched, seconds: float) -> None:
         self.bench, self.watched, self.seconds = bench, watched, seconds
         self.samples: list[Sample] = []
-        self.trials: dict[float, int] = {}
+        self.counts: dict[float, Counter[str]] = {}
         self.troubles: list[str] = []
         self._over = threading.Event()
 
@@ -94,7 +95,7 @@ class Soak:
         sampler = threading.Thread(target=self._sample_on_and_on, daemon=True)
         sampler.start()
         # what is loaded once is there before it is counted
-        first = list(ACTIONS)
+        first = list(ACTIONS) * 2
         self.bench.luck.shuffle(first)
         while first and self._passed < self.seconds / 3:
             self.act(first.pop())
@@ -126,14 +127,14 @@ class Soak:
         self._try("model, close", models.close)
         self.bench.restart()
         self.bench.ok("%reset -f out\ngc.collect()")
-        least = min(int(s.figures["processes"]) for s in self.samples if s.is_quiet) if self.trials else 0
+        least = min(int(s.figures["processes"]) for s in self.samples if s.is_quiet) if self.counts else 0
         try:
             until(lambda: self._at_rest(least), "processes as before", SETTLE_SECONDS)
         except AssertionError as error:
             print(f"  not at rest: {error}", flush=True)
         time.sleep(2)
         sample = self.watched.sample(is_quiet=True)
-        self.trials[sample.seconds] = self.bench.counts["trials"]
+        self.counts[sample.seconds] = Counter(self.bench.counts)
         self.samples.append(sample)
         figures = sample.figures
         shown = ("processes", "descriptors", "threads", "memory MB", "memory MB of kernel", "memory MB of head")
@@ -200,7 +201,7 @@ def run(directory: Path, minutes: float, seed: int) -> tuple[Soak, list[verdict.
         until(lambda: not watched.processes(), "all processes gone with the notebook", SETTLE_SECONDS)
     except AssertionError as error:
         soak.troubles.append(f"{error}; left: {[p.pid for p in watched.processes()]}")
-    return soak, verdict.rows(soak.samples, soak.trials)
+    return soak, verdict.rows(soak.samples, soak.counts)
 
 
 def report(soak: Soak, rows: list[verdict.Row], path: Path, minutes: float, seed: int) -> int:
@@ -210,6 +211,10 @@ def report(soak: Soak, rows: list[verdict.Row], path: Path, minutes: float, seed
     for name, count in sorted(counts.items()):
         print(f"| {name} | {count} |")
     print(f"\n{verdict.table(rows)}")
+    if quiet := [sample for sample in soak.samples if sample.is_quiet]:
+        print(
+            f"\n{quiet[-1].figures['MB in journal'] * 1e3 / max(1, counts['trials']):.1f} kB in the journal for a trial"
+        )
     for trouble in soak.troubles:
         print(f"WRONG: {trouble}")
     path.parent.mkdir(parents=True, exist_ok=True)

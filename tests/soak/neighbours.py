@@ -52,8 +52,7 @@ def look(bench: Bench) -> None:
     snapshot = bench.value("pool.snapshot().to_dict()")
     assert len(snapshot["devices"]) == 4, snapshot["devices"]
     assert "cpu" in bench.ok("%pool").text
-    if bench.luck.random() < 0.3:
-        bench.ok("print(pool.doctor())")
+    bench.ok("print(pool.doctor())")
 
 
 def frozen_worker(bench: Bench) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from statistics import median
 from typing import Any
 
@@ -14,13 +16,20 @@ LEAST_MOMENTS = 6
 
 @dataclass(frozen=True)
 class Bound:
-    """What a figure may grow by, from the first third of the quiet moments to the last."""
+    """What a figure may grow by, from the first third of the quiet moments to the last.
+
+    ``more`` is for what is kept by design: so much for each time that this was done.
+    """
 
     figure: str
     most: float
-    # what it may grow by more for each trial, since it keeps them by design
-    most_for_trial: float = 0.0
+    more: Mapping[str, float] = field(default_factory=dict)
 
+
+# results stay in the notebook and in the journal
+OF_TRIALS = {"trials": 0.008}
+# what a killed notebook has published is taken away by a Jupyter server, and there is none
+OF_KILLED = {"visitor killed": 2, "visitor killed while it runs a cell": 2}
 
 BOUNDS = [
     Bound("processes", 0),
@@ -32,15 +41,15 @@ BOUNDS = [
     Bound("sockets", 4),
     Bound("threads", 4),
     Bound("threads of kernel", 2),
-    Bound("memory MB", 60),
-    Bound("memory MB of kernel", 25),
+    Bound("memory MB", 60, OF_TRIALS),
+    Bound("memory MB of kernel", 30, OF_TRIALS),
     Bound("memory MB of head", 10),
     Bound("memory MB of workers", 20),
     Bound("memory MB of others", 20),
     Bound("MB in scratch", 2),
     Bound("files in scratch", 20),
-    Bound("files in runtime", 2),
-    Bound("MB in journal", 1, 0.01),
+    Bound("files in runtime", 2, OF_KILLED),
+    Bound("MB in journal", 1, OF_TRIALS),
     Bound("files in /dev/shm", 0),
     Bound("MB in /dev/shm", 1),
 ]
@@ -65,18 +74,22 @@ class Row:
         return {**asdict(self), "growth": self.end - self.begin}
 
 
-def rows(samples: list[Sample], trials: dict[float, int]) -> list[Row]:
-    """A row for each bound. ``trials`` is how many there had been at each quiet moment, by its seconds."""
+def rows(samples: list[Sample], counts: Mapping[float, Counter[str]]) -> list[Row]:
+    """A row for each bound. ``counts`` is how often what had been done at each quiet moment, by its seconds."""
     quiet = [sample for sample in samples if sample.is_quiet]
     if not quiet:
         return []
     third = max(1, len(quiet) // 3)
     first, last = quiet[:third], quiet[-third:]
-    more = median(trials[s.seconds] for s in last) - median(trials[s.seconds] for s in first)
+
+    def times(name: str) -> float:
+        before, after = (median(counts[s.seconds][name] for s in part) for part in (first, last))
+        return after - before
+
     found = []
     for bound in BOUNDS:
         begin, end = (round(median(s.figures[bound.figure] for s in part), 2) for part in (first, last))
-        must = bound.most + bound.most_for_trial * more
+        must = bound.most + sum(each * times(name) for name, each in bound.more.items())
         met = end - begin <= must if len(quiet) >= LEAST_MOMENTS else None
         found.append(Row(bound.figure, begin, end, must, met))
     return found

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import queue
 import secrets
-import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from kalavai_nb.asking import AWAY, Asking
 from kalavai_nb.blobs import Packed
-from kalavai_nb.errors import NotEnoughDevices, PoolClosed
+from kalavai_nb.errors import PoolClosed
 from kalavai_nb.freight import Freight
 from kalavai_nb.identity import Identity
 from kalavai_nb.reunion import Reunion, hang_up
@@ -21,16 +19,8 @@ from kalavai_nb.security import dask_security
 from kalavai_nb.snapshot import Snapshot
 from kalavai_nb.state import Device, Lease, Need
 
-LOOK_SECONDS = 0.2
-WITHDRAW_SECONDS = 5.0
-AWAY = "the connection to the pool is lost at this moment, and tried for again"
-
 Event = dict[str, Any]
 Message = dict[str, Any]
-
-
-class ToldAlready(BaseException):
-    """Whoever asked has stopped waiting (its cause says why), but has it, and workers do what they were told."""
 
 
 class Engine:
@@ -94,26 +84,16 @@ class Engine:
         is returned beside the leases. Raises NotEnoughDevices where there never will be enough, or were not within
         ``wait_seconds``. Interrupted, it asks no more; `ToldAlready` is raised where that crossed what was told.
         """
-        answers: queue.SimpleQueue[Event] = queue.SimpleQueue()
-        granted: list[Event] = []
+        return Asking(self, need, then).wait(wait_seconds, on_wait)
 
-        def hear(event: Event) -> None:
-            granted.extend([event] if event["kind"] == "grant" else [])
-            answers.put(event)
+    def request(
+        self, need: Need, on_event: Callable[[Event], None], then: Iterable[tuple[str, Message]] = (), name: str = ""
+    ) -> str:
+        """Ask without waiting. ``on_event`` hears of the grant, or why there is none (yet), on Dask's thread.
 
-        request = self.request(need, hear, then)
-        try:
-            answer = self._answer(need, answers, wait_seconds, on_wait)
-            self.unlisten(request, hear)
-        except BaseException as error:
-            if self._withdraw(request, need, answers, granted):
-                raise ToldAlready from error
-            raise
-        return _granted(answer), answer.get("told", False)
-
-    def request(self, need: Need, on_event: Callable[[Event], None], then: Iterable[tuple[str, Message]] = ()) -> str:
-        """Ask without waiting. ``on_event`` hears of the grant, or why there is none (yet), on Dask's thread."""
-        request = secrets.token_hex(4)
+        Returns what the request is called: ``name``, for whoever has to know it before.
+        """
+        request = name or secrets.token_hex(4)
         self.listen(request, on_event)
         asked = {"request": request, "need": asdict(need), "then": list(then)}
         self._reunion.open_requests[request] = asked
@@ -255,41 +235,6 @@ class Engine:
                 raise PoolClosed(f"the head of the pool does not answer any more ({error}). {self._again}") from None
             raise
 
-    def _answer(
-        self, need: Need, answers: queue.SimpleQueue[Event], wait_seconds: float | None, on_wait: Callable[[str], None]
-    ) -> Event:
-        """The grant or refusal of a request. The first event comes at once, so even no patience at all waits for it."""
-        deadline = None if wait_seconds is None else time.monotonic() + wait_seconds
-        reason = ""
-        while not reason or deadline is None or time.monotonic() < deadline:
-            try:
-                event = answers.get(timeout=LOOK_SECONDS)
-            except queue.Empty:
-                self.check()
-                if self.is_away and reason != AWAY:
-                    reason = AWAY
-                    on_wait(reason)
-                continue
-            if event["kind"] in ("grant", "refused"):
-                return event
-            if event["reason"] != reason:
-                reason = event["reason"]
-                on_wait(reason)
-        raise NotEnoughDevices(f"{need} did not come free within {wait_seconds:.0f} s: {reason}")
-
-    def _withdraw(self, request: str, need: Need, events: queue.SimpleQueue[Event], granted: Iterable[Event]) -> bool:
-        """Ask no more; if it was granted meanwhile, give it back, or return that workers were told of it already."""
-        with contextlib.suppress(PoolClosed, queue.Empty):
-            self.cancel(request)
-            list(iter(lambda: events.get(timeout=WITHDRAW_SECONDS)["kind"], "cancelled"))
-            for event in granted:
-                if event["told"]:
-                    return True
-                leases = [lease["id"] for lease in event["leases"]]
-                self.rest(id for id in leases if id in need.wakes)
-                self.release(id for id in leases if id not in need.wakes)
-        return False
-
     def _say(self, operation: str, **arguments: Any) -> None:
         self.check()
         self._client._send_to_scheduler({"op": operation, **arguments})
@@ -321,10 +266,3 @@ class Engine:
             sink(message)
         if message["kind"] == "cancelled":
             self._sinks.pop(key, None)
-
-
-def _granted(event: Event) -> list[Lease]:
-    """The leases of a grant. Raises the ledger's error for a refusal."""
-    if event["kind"] == "refused":
-        raise {"PoolClosed": PoolClosed}.get(event["error"], NotEnoughDevices)(event["text"])
-    return [Lease(**{**lease, "devices": tuple(lease["devices"])}) for lease in event["leases"]]

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from kalavai_nb.asking import ToldAlready
 from kalavai_nb.capture import Captured, capture, human_bytes
 from kalavai_nb.cell import CellRun
-from kalavai_nb.engine import Engine, Message, ToldAlready
+from kalavai_nb.engine import Engine, Message
 from kalavai_nb.errors import NotEnoughDevices, OptionError
 from kalavai_nb.gang import Gang, Rank, Sending, plan_sending
 from kalavai_nb.names import free_names

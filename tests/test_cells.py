@@ -261,18 +261,19 @@ for i in range(3):
 
 
 # ■ in the moment in which the head has begun the cell, and the notebook has not heard of it
-CROSSED = """engine, answer = pool.engine, pool.engine._answer
+CROSSED = """from kalavai_nb.asking import Asking
+answer = Asking._answer
 def crossed(*asked):
-    engine._answer = answer
+    Asking._answer = answer
     {hears}
     raise KeyboardInterrupt
-engine._answer = crossed
+Asking._answer = crossed
 get_ipython().run_cell_magic("pool", "gpus=2", "import time\\nstate = 'runs'\\ntime.sleep(600)\\nstate = 'ran'")"""
 
 
 @pytest.mark.parametrize("hears", ["answer(*asked)", "time.sleep(0.5)"], ids=["heard", "not yet heard"])
 def test_an_interrupt_that_crosses_the_grant_stops_the_cell(shared: Notebook, hears: str) -> None:
-    shared.ok("import time\nengine = pool.engine")
+    shared.ok("import time")
     shared.ok("%%pool gpus=2\nimport os\nstate, kept = 'before', os.getpid()")
     cell = shared.run(CROSSED.format(hears=hears))
     assert cell.error.startswith("KeyboardInterrupt")

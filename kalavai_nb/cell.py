@@ -8,8 +8,9 @@ import time
 from collections.abc import Callable, Generator
 from typing import Any
 
+from kalavai_nb.capture import human_bytes
 from kalavai_nb.engine import Engine, Event
-from kalavai_nb.errors import CellTimeout
+from kalavai_nb.errors import CellTimeout, KalavaiError
 from kalavai_nb.failure import Failure, exception_of, with_traceback
 from kalavai_nb.gang import Rank
 from kalavai_nb.options import RunOptions
@@ -21,6 +22,8 @@ GRACE_SECONDS = 2.0
 # after a rank died; what they do without it leads nowhere
 DEATH_GRACE_SECONDS = 0.5
 LOOK_SECONDS = 0.5
+# what a cell that was waited for hands over is kept in the list of the last cells where it is small
+KEPT_BYTES = 1 << 20
 
 
 class CellRun:
@@ -51,6 +54,7 @@ class CellRun:
         self.done = threading.Event()
         self._outcome: Any = None
         self._error: BaseException | None = None
+        self._handed_bytes, self._is_handed_over = 0, False
         engine.listen(id, self._events.put)
 
     # while it runs
@@ -115,42 +119,63 @@ class CellRun:
 
     # as the handle of --async
 
-    def complete(self, finish: Callable[[CellRun], Any]) -> None:
-        """Follow to the end; ``finish`` makes the result, or raises the error. Raises nothing itself."""
+    def complete(self, finish: Callable[[CellRun], Any], tell: Callable[[], None], *, is_stopped: bool = False) -> None:
+        """Begin it with ``tell``, and follow to the end; ``finish`` makes the result, or raises the error.
+
+        ``is_stopped`` is whether it was interrupted before. Raises nothing itself.
+        """
         try:
-            try:
-                self.follow()
-            except KeyboardInterrupt:
-                # between two looks: it has not been told to stop yet
-                self.stop("interrupted", "it was interrupted")
-                self.follow()
+            self._attend(tell, int(is_stopped))
             self._outcome = finish(self)
             for end in self._ends.values():
                 # at home now
-                (end.get("kalavai") or {}).pop("out", None)
+                handed = (end.get("kalavai") or {}).pop("out", {})
+                self._handed_bytes += sum(sum(value["sizes"]) for value in handed.values())
         except BaseException as error:
             self._error = error
         finally:
             self.done.set()
 
-    def complete_in_background(self, finish: Callable[[CellRun], Any]) -> None:
-        threading.Thread(target=self.complete, args=(finish,), name=f"kalavai-cell-{self.id}", daemon=True).start()
+    def complete_in_background(
+        self, finish: Callable[[CellRun], Any], tell: Callable[[], None], *, is_stopped: bool = False
+    ) -> None:
+        """The same, where only the beginning is waited for. Interrupted in that, it is stopped and waited for."""
+        thread = threading.Thread(
+            target=self.complete,
+            args=(finish, _nothing),
+            kwargs={"is_stopped": is_stopped},
+            name=f"kalavai-cell-{self.id}",
+            daemon=True,
+        )
+        try:
+            tell()
+            thread.start()
+        except KeyboardInterrupt:
+            if thread.is_alive():
+                self.cancel()
+            else:
+                self.complete(finish, tell, is_stopped=True)
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the end. The values of ``out=``, or of ``pool.run``; raises what the cell raised.
 
-        Where the cell was waited for, they have been handed over, and are not kept here a second time.
-
-        Raises TimeoutError where it has not ended after ``timeout`` seconds; the cell goes on.
+        Raises TimeoutError where it has not ended after ``timeout`` seconds; the cell goes on. Where the cell was
+        waited for, values over 1 MB in all are handed over once: KalavaiError says so when they are asked for again.
         """
         if not self.done.wait(timeout):
             raise TimeoutError(f"the cell has not ended after {timeout:g} s; it goes on")
         if self._error:
             raise self._error
+        if self._is_handed_over:
+            raise KalavaiError(
+                f"the values of cell {self.number} ({human_bytes(self._handed_bytes)}) were handed over when it ended, "
+                "and are not kept here a second time: give them a name where they come, or run the cell with --async, "
+                "whose handle keeps them."
+            )
         outcome = self._outcome
-        if self._options.background is None:
+        if self._options.background is None and self._handed_bytes > KEPT_BYTES:
             # the list of the last cells would keep it for long
-            self._outcome = None
+            self._outcome, self._is_handed_over = None, True
         return outcome
 
     def cancel(self) -> None:
@@ -168,6 +193,22 @@ class CellRun:
         return f"<cell {self.number} on {ranks}: {self.status}>"
 
     # inside
+
+    def _attend(self, tell: Callable[[], None], stops: int) -> None:
+        """Tell and follow. However often it is interrupted, it goes on to the ends of all ranks, which come sooner."""
+        is_told, stopped = False, 0
+        while True:
+            try:
+                if not is_told:
+                    # interrupted in the midst of it, it is said again: workers hear the same twice as once
+                    tell()
+                    is_told = True
+                while stopped < stops:
+                    self.stop("interrupted", "it was interrupted")
+                    stopped += 1
+                return self.follow()
+            except KeyboardInterrupt:
+                stops += 1
 
     def _step(self, deadline: float | None) -> None:
         now = time.monotonic()
@@ -222,6 +263,10 @@ class CellRun:
             by_worker.setdefault(rank.worker, []).append(rank.generation)
         message = {"op": "kn_interrupt", "reason": reason}
         self._engine.tell([(worker, {**message, "generations": names}) for worker, names in by_worker.items()])
+
+
+def _nothing() -> None:
+    """It was told already."""
 
 
 def _as_text(item: list[Any]) -> str:

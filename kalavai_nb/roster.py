@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from kalavai_nb.asking import ToldAlready
 from kalavai_nb.cell import CellRun
 from kalavai_nb.engine import Engine, Event, Message
 from kalavai_nb.errors import NotEnoughDevices
@@ -200,11 +201,18 @@ class Roster:
             display.draw({"text/plain": f"[pool] waiting: {reason}"})
 
         with TERMINAL.waiting():
-            acquired = self._engine.acquire(need, options.wait, on_wait, then or ())
-            if waited:
-                text = f"[pool] waited {time.monotonic() - started:.1f} s for {need}"
-                display.draw({"text/plain": text}, last=True)
-        return acquired
+            leases, told = self._engine.acquire(need, options.wait, on_wait, then or ())
+            try:
+                if waited:
+                    text = f"[pool] waited {time.monotonic() - started:.1f} s for {need}"
+                    display.draw({"text/plain": text}, last=True)
+            except BaseException as error:
+                if told:
+                    raise ToldAlready from error
+                self._engine.rest(lease.id for lease in leases if lease.id in need.wakes)
+                self._engine.release(lease.id for lease in leases if lease.id not in need.wakes)
+                raise
+        return leases, told
 
     def _start(self, ranks: list[Rank]) -> None:
         messages = []

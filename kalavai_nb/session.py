@@ -72,7 +72,8 @@ class Session:
         self._wait_for_cells(gang, chosen, options)
         prepare = partial(self._prepare, source, options, gang, world_size, captured, scattered, namespace, number)
         ranks = [gang.ranks[n] for n in chosen if n in gang.ranks and gang.ranks[n].lease]
-        begun = None
+        begun, is_stopped = None, False
+        tell: Callable[[], None] = _told_already
         if len(ranks) == len(chosen):
             # the usual case: leased and begun in one step
             run, messages = prepare(ranks)
@@ -80,22 +81,18 @@ class Session:
                 begun = run if self.roster.wake(gang, ranks, options, messages) else None
             except ToldAlready as crossed:
                 # it runs, since a moment
-                begun = run
-                if isinstance(crossed.__cause__, KeyboardInterrupt):
-                    run.stop("interrupted", "it was interrupted")
-            if begun is None:
-                run.discard()
+                begun, is_stopped = run, isinstance(crossed.__cause__, KeyboardInterrupt)
+            finally:
+                if begun is None:
+                    run.discard()
         if begun is None:
             ranks = self.roster.ready(gang, chosen, options)
             try:
                 begun, messages = prepare(ranks)
-                self._engine.tell(messages)
             except BaseException:
-                if begun is not None:
-                    begun.stop("interrupted", "it was interrupted")
                 self.roster.rest(ranks)
                 raise
-        self.runs = [*self.runs[-KEPT_RUNS:], begun]
+            tell = partial(self._engine.tell, messages)
 
         def finish(run: CellRun) -> Any:
             self.roster.take_reports(gang, run)
@@ -107,11 +104,17 @@ class Session:
                 raise error
             return self._bind_out(run, options, namespace)
 
-        if options.background is None:
+        self.runs = [*self.runs[-KEPT_RUNS:], begun]
+        if options.background is not None:
+            begun.complete_in_background(finish, tell, is_stopped=is_stopped)
+            return begun
+        try:
             with TERMINAL.waiting():
-                begun.complete(finish)
-        else:
-            begun.complete_in_background(finish)
+                begun.complete(finish, tell, is_stopped=is_stopped)
+        except KeyboardInterrupt:
+            if not begun.done.is_set():
+                # it came before the first look at it
+                begun.complete(finish, tell, is_stopped=True)
         return begun
 
     def running(self) -> list[CellRun]:
@@ -240,6 +243,10 @@ class Session:
             return values[CALL_VALUE]
         namespace.update(values)
         return values or None
+
+
+def _told_already() -> None:
+    """The head has told the workers as it granted the leases."""
 
 
 def first_line(source: str) -> str:

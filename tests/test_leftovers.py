@@ -18,7 +18,7 @@ import kalavai_nb as kn
 from kalavai_nb import session, values
 from kalavai_nb.blobs import interactive_namespace
 from kalavai_nb.engine import Engine
-from kalavai_nb.errors import RankDied
+from kalavai_nb.errors import KalavaiError, RankDied
 from notebook import listens_on
 
 MB = 1_000_000
@@ -58,7 +58,9 @@ def test_values_that_came_home_are_kept_nowhere_else(pool: kn.Pool) -> None:
         found = pool.run(large, size, gpus=2)
         assert [value.sum() for value in found] == [7 * size * MB] * 2
     wait_for(pool, [])
-    assert pool.runs[-3].result() is None
+    assert pool.runs[-1].result() is found, "what is small can be had again"
+    with pytest.raises(KalavaiError, match=r"values of cell \d+ \(6\.\d MB\) were handed over .*--async"):
+        pool.runs[-3].result()
     assert not pool.runs[-1].report(0).get("out")
 
 

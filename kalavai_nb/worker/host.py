@@ -134,6 +134,9 @@ class Host(WorkerPlugin):
         """Begin a cell. Its outputs and its end are events."""
         outbox = Outbox(self._teller(owner), kind="output", run=run, rank=order["rank"])
         rank = self._ranks.get(generation)
+        if rank and rank.run == run:
+            # an owner that was interrupted while it told us cannot know whether it did, and tells it again
+            return
         if rank is None or rank.outbox is not None:
             outbox.end({"status": "died", "how": "had ended before the cell began"})
             return
@@ -142,6 +145,7 @@ class Host(WorkerPlugin):
         }
         order["env"].update(_interfaces(order.pop("address", "")))
         filled: Order = {**order, "blobs": str(self._blobs.directory)}  # type: ignore[typeddict-item]
+        rank.run = run
         self._later(rank.execute(code, filled, outbox))
 
     def kn_interrupt(self, generations: list[str], reason: str) -> None:

@@ -38,6 +38,8 @@ class RankProcess:
         self.child = Child(rank.main, (str(self._directory), theirs), env, log)
         theirs.close()
         self.outbox: Outbox | None = None
+        # the cell that it was given last
+        self.run = ""
         self._client: Any = None
         self._asked_to_stop: asyncio.Task[None] | None = None
         self._why_killed = ""

@@ -90,7 +90,8 @@ class Reunion:
                     await client._ensure_connected(timeout=CONNECT_SECONDS)
                     await self._on_return()
                     return
-                except (OSError, TimeoutError):
+                # tornado raises ValueError where the other side closed between TCP's beginning and that of TLS
+                except (OSError, TimeoutError, ValueError):
                     if client.status == "running":
                         client.status = "connecting"
                     await asyncio.sleep(PAUSE_SECONDS)

@@ -79,7 +79,7 @@ def test_the_pool_is_gone_when_its_kernel_is_restarted_or_closed(running: Notebo
 
 def test_close_leaves_no_scratch_is_idempotent_and_what_follows_says_so(running: Notebook) -> None:
     (directory,) = {
-        file.path.split("/blobs")[0].rsplit("/rank-", 1)[0]
+        file.path.rsplit("/w-", 1)[0]
         for process in running.descendants()
         for file in process.open_files()
         if "/rank-" in file.path

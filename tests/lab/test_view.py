@@ -104,6 +104,7 @@ def test_bars_are_there_with_forced_colours_and_nothing_moves_with_reduced_motio
     page.close()
 
 
+@pytest.mark.slow
 def test_two_hundred_devices_cost_little_and_leave_nothing_behind(gallery: Gallery) -> None:
     page = gallery.open("many")
     page.evaluate("unfold()")

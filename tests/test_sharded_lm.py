@@ -75,7 +75,7 @@ def expected(smollm2: Path) -> dict[int, list[list[int]]]:
     return {1: unsharded(smollm2, RAGGED[:1], TOKENS), 8: unsharded(smollm2, RAGGED, TOKENS)}
 
 
-@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("stages", [2, *(pytest.param(number, marks=pytest.mark.slow) for number in (3, 4))])
 def test_a_real_model_gives_the_tokens_of_transformers(
     pool: kn.Pool, smollm2: Path, expected: dict[int, list[list[int]]], stages: int
 ) -> None:
@@ -199,10 +199,19 @@ def test_what_cannot_be_meant_is_a_sentence(lm: ShardedLM) -> None:
         lm.generate("x" * 400, max_new_tokens=300)
     with pytest.raises(OptionError, match="temperature"):
         lm.generate("x", temperature=-1)
-    with pytest.raises(TypeError, match="max_tokens"):
-        lm.generate("x", max_tokens=3)
-    with pytest.raises(OptionError, match="a prompt is a text"):
-        lm.generate([None])
+    for ask in (lm.generate, lm.chat, lm.submit, lambda *x, **o: list(lm.stream(*x, **o))):
+        with pytest.raises(OptionError, match=r"no option 'max_tokens'\. Did you mean 'max_new_tokens'\?"):
+            ask("x", max_tokens=3)
+    with pytest.raises(OptionError, match=r"'detail'\. Did you mean 'details'\?"):
+        lm.generate("x", detail=True)
+    for wrong in ([None], 5, {"role": "user", "content": "x"}):
+        with pytest.raises(OptionError, match="a prompt is a text"):
+            lm.generate(wrong)  # type: ignore[call-overload]
+
+
+def test_what_nobody_said_is_what_there_is_room_for(lm: ShardedLM) -> None:
+    [done] = lm.generate(["x" * 590], details=True)
+    assert done.prompt_tokens + len(done.token_ids) == lm.max_len or done.finish_reason == "stop"
 
 
 def test_the_plan_says_where_it_is(lm: ShardedLM) -> None:
@@ -248,8 +257,9 @@ def test_leases_and_processes_are_given_back(pool: kn.Pool, tiny: Path) -> None:
     deadline = time.monotonic() + 10
     while len(pool.snapshot().leases) > 2:
         assert time.monotonic() < deadline
-    with pytest.raises(ModelError, match="closed; load it again"):
-        lm.generate("hello")
+    for ask in (lm.generate, lm.chat, lm.submit):
+        with pytest.raises(ModelError, match="closed; load it again"):
+            ask("hello", max_tokens=1)
 
 
 def test_models_that_cannot_be_loaded_are_refused_before_anything_is_read(pool: kn.Pool, tmp_path: Path) -> None:
@@ -272,6 +282,7 @@ def test_a_model_that_does_not_fit_says_by_how_much(pool: kn.Pool, tmp_path: Pat
         ({"gpus": 0}, "gpus= wants"),
         ({"quant": "int3"}, "quant= wants"),
         ({"max_batch": 0}, "max_batch= wants"),
+        ({"wait": "soon"}, "wait=soon cannot be meant: wanted a time such as 30s"),
         ({"dtype": "float17"}, "dtype"),
     ):
         with pytest.raises((OptionError, ModelError), match=said):
@@ -300,6 +311,16 @@ def test_one_prompt_that_is_too_long_leaves_none_of_the_others_running(lm: Shard
     with pytest.raises(ModelError, match="more than max_len"):
         lm.generate(["hello", "x" * 599], max_new_tokens=100)
     assert lm._rings.all[0].load == 0
+
+
+def test_a_load_that_is_refused_reads_nothing_and_leaves_no_line(
+    pool: kn.Pool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(NotEnoughDevices, match="gpus=5 was asked for, but the pool has 4 devices"):
+        pool.load(tmp_path / "unread", gpus=5)
+    with pytest.raises(ModelError):
+        pool.load(tmp_path, gpus=1, wait="2m")
+    assert capsys.readouterr().out == ""
 
 
 def test_a_tokenizer_that_cannot_be_read_leaves_no_lease(pool: kn.Pool, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ along in the pickle but reported (`Packed.uses`), so that the sender can send ea
 from __future__ import annotations
 
 import contextlib
-import fcntl
+import glob
 import hashlib
 import io
 import mmap
@@ -19,6 +19,7 @@ import os
 import pickle
 import secrets
 import sys
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -28,8 +29,13 @@ from typing import Any
 
 import cloudpickle
 
+from kalavai_nb.places import alone
+
 ALIGNMENT = 64
 MAPPED_FROM_BYTES = 1 << 20
+# the end of the name of a file that is not whole yet
+PART = ".part"
+STALE_SECONDS = 3600.0
 _HELD = ".held"
 
 
@@ -138,9 +144,9 @@ class BlobStore:
 
         Each ``writer`` fills a file of its own, so two notebooks that send the same content do not meet.
         """
-        part = self.path(digest).with_suffix(f".{writer}.part")
-        mode = "r+b" if part.exists() else "wb"
-        with open(part, mode) as file:
+        part = self.path(digest).with_suffix(f".{writer}{PART}")
+        # what was taken away meanwhile, as nobody wrote to it for long, would be a file with holes
+        with open(part, "r+b" if offset or part.exists() else "wb") as file:
             file.truncate(total_bytes)
             file.seek(offset)
             file.write(piece)
@@ -149,8 +155,14 @@ class BlobStore:
 
     def keep(self, packed: Packed) -> None:
         """Write a value that was packed on this machine."""
-        for offset, piece, last in packed.pieces(1 << 26):
-            self.write(packed.blob.digest, str(os.getpid()), offset, piece, packed.blob.total_bytes, last)
+        # of two containers with one store, each may have a process of the same number
+        writer = f"{os.getpid()}-{secrets.token_hex(4)}"
+        try:
+            for offset, piece, last in packed.pieces(1 << 26):
+                self.write(packed.blob.digest, writer, offset, piece, packed.blob.total_bytes, last)
+        except BaseException:
+            self.path(packed.blob.digest).with_suffix(f".{writer}{PART}").unlink(missing_ok=True)
+            raise
 
     def read(self, digest: str, offset: int, length: int) -> bytes:
         with open(self.path(digest), "rb") as file:
@@ -159,14 +171,14 @@ class BlobStore:
 
     def hold(self, digest: str, holder: str) -> bool:
         """Whether it is there. From now on its holder counts on it: another one's `drop` leaves it."""
-        with self._alone():
+        with alone(self._lock):
             self._held(digest, holder).touch(mode=0o600)
             return self.has(digest)
 
     def drop(self, digest: str, holder: str = "") -> None:
         """Forget a blob, unless others hold it. Ranks that have mapped it keep what they have."""
         path = self.path(digest)
-        with self._alone():
+        with alone(self._lock):
             if holder:
                 self._held(digest, holder).unlink(missing_ok=True)
             if not any(self.directory.glob(f"{digest}.*{_HELD}")):
@@ -174,7 +186,8 @@ class BlobStore:
 
     def let_go(self, holder: str) -> None:
         """This holder counts on nothing any more: what nobody else counts on, of what it did, is forgotten."""
-        with self._alone():
+        with alone(self._lock):
+            clear_parts(self.directory)
             held = [name.partition(".")[::2] for name in os.listdir(self.directory) if name.endswith(_HELD)]
             others = {digest for digest, whose in held if whose != f"{_of(holder)}{_HELD}"}
             for digest in {digest for digest, whose in held if whose == f"{_of(holder)}{_HELD}"}:
@@ -185,15 +198,18 @@ class BlobStore:
     def _held(self, digest: str, holder: str) -> Path:
         return self.path(digest).with_suffix(f".{_of(holder)}{_HELD}")
 
-    @contextlib.contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other process of this machine holds or drops anything meanwhile."""
-        fd = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            yield
-        finally:
-            os.close(fd)
+    @property
+    def _lock(self) -> Path:
+        """No other process of this machine holds or drops anything while one has it."""
+        return self.directory / ".lock"
+
+
+def clear_parts(directory: Path, name: str = "") -> None:
+    """Take away what was begun, under names that begin so, and not written to for long: whoever did so is gone."""
+    for part in directory.glob(f"{glob.escape(name)}*{PART}"):
+        with contextlib.suppress(OSError):
+            if time.time() - part.stat().st_mtime > STALE_SECONDS:
+                part.unlink()
 
 
 def _of(holder: str) -> str:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
-from kalavai_nb.blobs import Blob, BlobStore, Packed, load, load_bytes
+from kalavai_nb.blobs import PART, Blob, BlobStore, Packed, clear_parts, load, load_bytes
 from kalavai_nb.errors import PoolClosed
 from kalavai_nb.snapshot import Snapshot
 from kalavai_nb.state import Device, machine_id
@@ -103,14 +103,19 @@ class Freight:
         is left.
         """
         blob = Blob(handed["digest"], tuple(handed["sizes"]))
-        part = path.with_name(f"{path.name}.{self._writer}.part")
-        if store := self._store_here(device):
-            shutil.copyfile(store.path(blob.digest), part)
-        else:
-            with open(part, "wb") as file:
-                for piece in self._content(device, blob):
-                    file.write(piece)
-        part.replace(path)
+        clear_parts(path.parent, path.name)
+        part = path.with_name(f"{path.name}.{self._writer}{PART}")
+        try:
+            if store := self._store_here(device):
+                shutil.copyfile(store.path(blob.digest), part)
+            else:
+                with open(part, "wb") as file:
+                    for piece in self._content(device, blob):
+                        file.write(piece)
+            part.replace(path)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
         self.drop([blob.digest], [device])
 
     def _send(self, worker: str, packed: Packed, on_piece: Callable[[int], None]) -> None:

@@ -40,12 +40,15 @@ def private_directory(path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold the lock of this name, for as long as it takes: no other process of this user does what comes now."""
-    private_directory(path.parent)
-    with open(path, "w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+def alone(lock: Path) -> Iterator[None]:
+    """Hold this lock, for as long as it takes: no other process of this user does what comes now."""
+    # it may lie where others can write too: no link of theirs is followed
+    file = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
+    try:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
 
 
 def check_writable(path: Path) -> None:

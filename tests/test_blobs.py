@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kalavai_nb.blobs import ALIGNMENT, MAPPED_FROM_BYTES, BlobStore, Packed, load, load_bytes, pack
+from kalavai_nb.blobs import (
+    ALIGNMENT,
+    MAPPED_FROM_BYTES,
+    STALE_SECONDS,
+    BlobStore,
+    Packed,
+    clear_parts,
+    load,
+    load_bytes,
+    pack,
+)
 
 LARGE = MAPPED_FROM_BYTES // 8
 
@@ -373,3 +384,35 @@ def test_functions_of_another_namespace_keep_their_own_globals() -> None:
 def test_what_is_packed_is_plain_pickle() -> None:
     packed = pack([1, "a"])
     assert pickle.loads(packed.frames[0]) == [1, "a"]
+
+
+# what was begun and left
+
+
+def test_what_was_begun_and_left_is_taken_away_after_an_hour(store: BlobStore) -> None:
+    digest, total = "a" * 64, 128
+    for writer in ("gone", "busy"):
+        store.write(digest, writer, 0, b"x", total, last=False)
+    kept(store, "x")
+    hour_ago = time.time() - STALE_SECONDS - 1
+    os.utime(store.directory / f"{digest}.gone.part", (hour_ago, hour_ago))
+    clear_parts(store.directory, "b")
+    assert len(os.listdir(store.directory)) == 3
+    store.let_go("somebody")
+    left = {pack("x").blob.digest, f"{digest}.busy.part", ".lock"}
+    assert set(os.listdir(store.directory)) == left
+    with pytest.raises(FileNotFoundError):
+        store.write(digest, "gone", 64, b"y", total, last=True)
+    assert set(os.listdir(store.directory)) == left, "a late piece makes no file with a hole"
+
+
+def test_what_cannot_be_kept_leaves_nothing(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = pack(np.arange(1000))
+
+    def full(source: Any, target: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        store.keep(packed)
+    assert os.listdir(store.directory) == []

@@ -18,7 +18,7 @@ import kalavai_nb as kn
 from kalavai_nb import session, values
 from kalavai_nb.blobs import interactive_namespace
 from kalavai_nb.engine import Engine
-from kalavai_nb.errors import KalavaiError, RankDied
+from kalavai_nb.errors import KalavaiError, RankDied, RemoteError
 from notebook import listens_on
 
 MB = 1_000_000
@@ -168,3 +168,11 @@ def test_ranks_that_ended_leave_no_threads_or_sockets_in_their_worker(pool: kn.P
     assert held()[1] <= descriptors + 2
     [store] = pool.engine.call([(address, {"op": "kn_store"})])
     assert not list(Path(str(store)).parent.rglob("rank-*"))
+
+
+def test_a_cell_whose_values_cannot_be_read_ends_and_says_so(pool: kn.Pool) -> None:
+    full = "from kalavai_nb.blobs import BlobStore\nBlobStore.keep = lambda *_: None\nvalue = 1"
+    with pytest.raises(RemoteError, match=r"what it hands out could not be read on its machine: .*No such file"):
+        pool.run(full, gpus=1, out="value")
+    pool.run("assert value == 1", gpus=1)
+    pool.restart()

@@ -11,7 +11,7 @@ from typing import Any
 
 from kalavai_nb.errors import KalavaiError, OptionError
 from kalavai_nb.members import Members
-from kalavai_nb.places import alone, data_directory, hosted, read_private, write_private
+from kalavai_nb.places import alone, data_directory, hosted, private_directory, read_private, write_private
 from kalavai_nb.security import Authority, new_key
 
 ANYWHERE = "0.0.0.0"
@@ -42,7 +42,7 @@ class Kept:
         if (directory / GATE).exists():
             return cls._read(name, directory), False
         # two that make it at once must not mix their keys
-        with alone(directory / LOCK):
+        with alone(private_directory(directory) / LOCK):
             if (directory / GATE).exists():
                 return cls._read(name, directory), False
             kept = cls(name, directory, Authority(name), Members(directory / MEMBERS), new_key(), new_key())

@@ -19,7 +19,7 @@ from distributed import Worker
 from distributed.comm import CommClosedError
 from distributed.diagnostics.plugin import WorkerPlugin
 
-from kalavai_nb.blobs import BlobStore
+from kalavai_nb.blobs import BlobStore, clear_parts
 from kalavai_nb.head.config import topic
 from kalavai_nb.identity import Identity
 from kalavai_nb.reading import Machine, Reading
@@ -65,6 +65,7 @@ class Host(WorkerPlugin):
         directory = self._quarters.directory
         self._environment = environment
         self._blobs = BlobStore(machine_directory / "blobs")
+        clear_parts(self._blobs.directory)
         self._ranks: dict[str, RankProcess] = {}
         self._trials = Trials(directory, self._blobs, environment)
         self._stages = Stages(directory, machine_directory / IDENTITY, site, identity, environment)
@@ -243,7 +244,13 @@ class Host(WorkerPlugin):
     def _teller(self, owner: str) -> Any:
         def tell(event: dict[str, Any]) -> None:
             report = (event.get("end") or {}).get("kalavai") or {}
-            self._hand_over(owner, list(report.get("out", {}).values()))
+            try:
+                self._hand_over(owner, list(report.get("out", {}).values()))
+            except OSError as error:
+                # without an end, the cell would be waited for without one
+                said = f"the cell ran to its end, but what it hands out could not be read on its machine: {error}"
+                failed = {"status": "error", "ename": "OSError", "evalue": said, "traceback": [f"OSError: {said}"]}
+                event["end"] = {**failed, "kalavai": {**report, "out": {}}}
             self.worker.log_event(topic(owner), event)
 
         return tell

@@ -13,7 +13,7 @@ import secrets
 import shutil
 from pathlib import Path
 
-from kalavai_nb.worker.scratch import alone
+from kalavai_nb.places import alone
 
 TURN = "quarters.lock"
 

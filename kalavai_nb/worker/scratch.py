@@ -13,14 +13,15 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
+from kalavai_nb.places import alone
 from kalavai_nb.state import machine_id
 
 LOCK = "lock"
 PREFIX = "kalavai-"
-# an IPC socket's path may have 107 bytes, and ends 76 bytes below this
+# an IPC socket's path may have 107 bytes, and ends up to 77 bytes below this
 LONGEST_PARENT = 30
 
 
@@ -33,7 +34,7 @@ class Scratch:
 
     def __init__(self, pool: str, gpus: Iterable[str]) -> None:
         seen = hashlib.sha256(" ".join(sorted(gpus)).encode()).hexdigest()[:4]
-        self._parent = Path(tempfile.gettempdir() if len(tempfile.gettempdir()) <= LONGEST_PARENT else "/tmp")
+        self._parent = _parent()
         root = self._parent / f"{PREFIX}{os.getuid()}-{pool}-{seen}"
         with alone(_turn(self._parent)):
             _clear(self._parent)
@@ -52,15 +53,9 @@ class Scratch:
             _clear(self._parent)
 
 
-@contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Meanwhile nobody else has this lock."""
-    file = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(file)
+def _parent() -> Path:
+    usual = tempfile.gettempdir()
+    return Path(usual if len(os.fsencode(usual)) <= LONGEST_PARENT else "/tmp")
 
 
 def _turn(parent: Path) -> Path:

@@ -65,6 +65,11 @@ def with_traceback(error: BaseException, lines: list[str]) -> BaseException:
     return replacement
 
 
+def interrupted(stop: KeyboardInterrupt, sentence: str) -> BaseException:
+    """The same, shown with a sentence of what became of what was waited for, without the frames that waited."""
+    return with_traceback(stop, [f"KeyboardInterrupt: {sentence}"])
+
+
 def original_error(end: dict[str, Any]) -> BaseException:
     """The exception object that was raised in the rank; a RemoteError where it cannot be had."""
     pickled = (end.get("kalavai") or {}).get("error") or end.get("error")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from kalavai_nb.blobs import Packed
 from kalavai_nb.capture import Captured
 from kalavai_nb.options import RunOptions
 from kalavai_nb.state import Device
@@ -58,6 +59,11 @@ class Sending:
     reused: list[Captured] = field(default_factory=list)
     kept: list[Captured] = field(default_factory=list)
     superseded: list[str] = field(default_factory=list)
+
+    def content(self) -> list[Packed]:
+        """What ranks take, each content once, whoever takes it and under whichever name."""
+        taken = [item.packed for take in self.take.values() for item in take.values()]
+        return list({packed.blob.digest: packed for packed in taken}.values())
 
 
 def gang_key(options: RunOptions) -> tuple[object, ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -75,7 +76,7 @@ class RunOptions:
             field = _ALIASES.get(key, key)
             if field not in _READERS:
                 raise OptionError(
-                    f"there is no option {key!r}.{_nearest(key)} The options are: {', '.join(OPTION_NAMES)}."
+                    f"there is no option {key!r}.{nearest(key)} The options are: {', '.join(OPTION_NAMES)}."
                 )
             if field in read:
                 raise OptionError(f"{key}= is given twice, under two names of the same option.")
@@ -119,11 +120,13 @@ def parse(line: str) -> dict[str, str]:
     except ValueError as error:
         raise OptionError(f"the options {line!r} cannot be read: {error}.") from None
     given: dict[str, str] = {}
-    for word in words:
+    for place, word in enumerate(words):
         key, equals, value = word.removeprefix("--").partition("=")
-        if not equals and not word.startswith("--"):
+        if not key or (not equals and not word.startswith("--")):
+            if whole := _torn(words, place):
+                raise OptionError(f"{word!r} stands alone: no spaces round = or in a value, as in {whole}.")
             raise OptionError(
-                f"{word!r} is no option: wanted key=value or --flag, such as gpus=2 or --async.{_nearest(key)}"
+                f"{word!r} is no option: wanted key=value or --flag, such as gpus=2 or --async.{nearest(key)}"
             )
         key = key.replace("-", "_")
         if key in given:
@@ -132,9 +135,38 @@ def parse(line: str) -> dict[str, str]:
     return given
 
 
-def _nearest(key: str) -> str:
-    near = difflib.get_close_matches(key, OPTION_NAMES, n=1, cutoff=0.5)
+def nearest(key: str, names: Iterable[str] | None = None) -> str:
+    """The question whether the nearest of these names was meant (of ``%%pool``'s options, if none are given)."""
+    near = difflib.get_close_matches(key, OPTION_NAMES if names is None else list(names), n=1, cutoff=0.5)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _torn(words: Sequence[str], place: int) -> str:
+    """The option that the word in this place is a part of, with its spaces taken out; empty where it is of none."""
+    before, word = words[place - 1] if place else "", words[place]
+    after = "".join(words[place + 1 : place + 3])
+    key, equals, value = before.partition("=")
+    if equals and not value and _is_option(key):
+        # `gpus= 2`
+        return f"{before}{word}"
+    if _is_option(word) and words[place + 1 : place + 2] == ["="]:
+        # `gpus = 2`
+        return f"{word}{after}"
+    if _is_option(word) and after.startswith("="):
+        # `gpus =2`
+        return f"{word}{words[place + 1]}"
+    if key in ("timeout", "wait", "vram"):
+        # `timeout=10 min` and `vram=24 GB`
+        for whole in (f"{value}{word}", f"{value}{word[:1].lower()}"):
+            with contextlib.suppress(ValueError):
+                _READERS[key](whole)
+                return f"{key}={whole}"
+    return ""
+
+
+def _is_option(word: str) -> bool:
+    key = word.replace("-", "_")
+    return _ALIASES.get(key, key) in _READERS
 
 
 def _count(value: Any) -> int | None:

@@ -145,8 +145,10 @@ class Session:
 
     def _place(self, sending: Sending, ranks: list[Rank]) -> None:
         """Bring content to the machines, and say so in one line."""
-        packed = [item.packed for take in sending.take.values() for item in take.values()]
-        total, done, started = sum(p.blob.total_bytes for p in packed), 0, time.monotonic()
+        packed, devices = sending.content(), [device for rank in ranks for device in rank.devices]
+        # each goes once to each machine, however many ranks are there
+        machines = len({device.machine for device in devices})
+        total, done, started = machines * sum(p.blob.total_bytes for p in packed), 0, time.monotonic()
 
         def on_piece(count: int) -> None:
             nonlocal done, started
@@ -155,7 +157,7 @@ class Session:
                 started = time.monotonic()
                 self._say(f"sending: {human_bytes(done)} of {human_bytes(total)}")
 
-        self._engine.place(packed, [device for rank in ranks for device in rank.devices], on_piece)
+        self._engine.place(packed, devices, on_piece)
         parts = []
         for word, items in (("sent", sending.sent), ("reused", sending.reused)):
             shown = [item for item in items if not item.is_module and not item.name.startswith("_call")]

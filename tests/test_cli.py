@@ -46,8 +46,13 @@ def test_all_options_arrive(capsys: pytest.CaptureFixture[str]) -> None:
         (["plan", "70B", "--preset", "x"], "there is no preset 'x'"),
         (["plan"], "the following arguments are required: model"),
         (["plan", "70B", "--nonesuch"], "unrecognized arguments: --nonesuch"),
+        (["join", "--devises", "1"], "kalavai-nb join --help says what there is. Did you mean '--devices'?"),
+        (["invite", "lab", "--role=user", "--use=2", "--expire"], "argument --expires: expected one argument"),
+        (
+            ["start", "--redy-file=3"],
+            "unrecognized arguments: --redy-file=3; kalavai-nb start --help says what there is",
+        ),
         (["nonesuch"], "invalid choice: 'nonesuch'"),
-        ([], "required: VERB"),
     ],
 )
 def test_what_is_wrong_is_one_sentence_and_status_2(
@@ -59,6 +64,14 @@ def test_what_is_wrong_is_one_sentence_and_status_2(
     assert printed.err.startswith("kalavai-nb: ")
     assert sentence in printed.err
     assert printed.err.count("\n") == 1
+
+
+def test_without_a_verb_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main([]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "usage: kalavai-nb" in printed.out
+    assert "lend this machine to a pool" in printed.out
 
 
 def test_help_has_examples_and_every_option(capsys: pytest.CaptureFixture[str]) -> None:

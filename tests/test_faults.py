@@ -238,6 +238,7 @@ def test_bad_input_gets_a_sentence(shared: Notebook, source: str, wanted: str) -
     said = cell.traceback + cell.stream("stderr")
     assert wanted in said
     assert "site-packages" not in said, "frames of libraries help nobody"
+    assert "worker/rank.py" not in said, "nor do ours"
 
 
 def test_holding_the_gil_loses_nothing(holding: tuple[Notebook, str]) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import pickle
-from itertools import chain
-from typing import Any
+from collections.abc import Callable
+from itertools import chain, count
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
-from kalavai_nb.blobs import pack
+from kalavai_nb import session
+from kalavai_nb.blobs import Packed, pack
 from kalavai_nb.capture import Captured
 from kalavai_nb.errors import OptionError, RankDied, RemoteError
 from kalavai_nb.failure import LAST_LINES, Failure, exception_of
@@ -58,6 +60,30 @@ def test_a_rank_that_lacks_a_name_gets_it() -> None:
     assert taken(sending) == {0: ["x", "y"], 1: ["x", "y"]}
     assert names(sending.sent) == ["x", "y"]
     assert (sending.reused, sending.kept, sending.superseded) == ([], [], [])
+
+
+def test_what_is_told_of_sending_counts_machines_and_not_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pool:
+        """Brings all content at once."""
+
+        def listen(self, *_: object) -> None:
+            pass
+
+        def place(self, packed: list[Packed], devices: list[Device], on_piece: Callable[[int], None]) -> None:
+            assert len(packed) == 2
+            for _ in {device.machine for device in devices}:
+                on_piece(sum(each.blob.total_bytes for each in packed))
+
+    monkeypatch.setattr(session, "PROGRESS_FROM_BYTES", 0)
+    monkeypatch.setattr(session.time, "monotonic", count(step=2).__next__)
+    monkeypatch.setattr(session, "human_bytes", str)
+    said: list[str] = []
+    ranks = [rank(0), rank(1), Rank(2, "lease-2", [device(2, machine="m1")])]
+    items = [item("x", b"x" * 1000), item("same", b"x" * 1000), item("y", b"y" * 500)]
+    sending = plan_sending(Gang(), ranks, items, explicit=False)
+    one = sum(each.blob.total_bytes for each in sending.content())
+    session.Session(cast(Any, Pool()), said.append)._place(sending, ranks)
+    assert said[:2] == [f"sending: {one} of {2 * one}", f"sending: {2 * one} of {2 * one}"]
 
 
 def test_a_rank_that_has_the_same_content_reuses_it() -> None:

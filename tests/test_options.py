@@ -66,6 +66,29 @@ def test_a_bare_name_of_an_option_is_recognised() -> None:
         parse("gpu 2")
 
 
+@pytest.mark.parametrize(
+    ("line", "meant"),
+    [
+        ("gpus = 2", "gpus=2"),
+        ("gpus =2", "gpus=2"),
+        ("per=1 gpus= 2", "gpus=2"),
+        ("on-error = wait", "on-error=wait"),
+        ("timeout=10 min", "timeout=10m"),
+        ("timeout=2 h gpus=2", "timeout=2h"),
+        ("vram=24 GB", "vram=24GB"),
+    ],
+)
+def test_spaces_within_an_option_are_named(line: str, meant: str) -> None:
+    with pytest.raises(OptionError, match=f"no spaces round = or in a value, as in {meant}\\.$"):
+        parse(line)
+
+
+@pytest.mark.parametrize("line", ["timeout=10 gpus", "= 2", "gpus=2 min", "timeout=10 lightyears"])
+def test_words_that_belong_to_nothing_are_not_joined(line: str) -> None:
+    with pytest.raises(OptionError, match="is no option: wanted key=value or --flag"):
+        parse(line)
+
+
 def test_an_option_given_twice_is_refused() -> None:
     with pytest.raises(OptionError, match="gpus= is given twice: '2' and '3'"):
         parse("gpus=2 gpus=3")

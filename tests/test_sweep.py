@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 import kalavai_nb as kn
-from kalavai_nb.errors import SendError, SweepError, TrialError
+from kalavai_nb.errors import OptionError, SendError, SweepError, TrialError
 from kalavai_nb.state import TrialState
 from notebook import Notebook, listens_on
 
@@ -88,6 +88,11 @@ def test_what_cannot_be_sent_is_said_at_once(pool: kn.Pool) -> None:
         pool.map(lambda x: x, [1, lock])
 
 
+def test_an_unknown_option_is_refused_with_the_nearest(pool: kn.Pool) -> None:
+    with pytest.raises(OptionError, match=r"pool\.map has no option 'gpu'\. Did you mean 'gpus'\? help\(pool\.map\)"):
+        pool.map(abs, [1], gpu=1)  # type: ignore[arg-type]
+
+
 def test_stop_keeps_what_is_done_and_resume_goes_on(pool: kn.Pool) -> None:
     def work(x: int) -> int:
         time.sleep(0.3)
@@ -137,7 +142,10 @@ def test_interrupt_while_waiting_stops_the_sweep_and_keeps_what_is_done(notebook
     request = notebook.begin("sweep = pool.map(work, range(200))\nsweep.values")
     notebook.wait_for_text(request, "8/200")
     notebook.interrupt()
-    assert notebook.finish(request).error.startswith("KeyboardInterrupt")
+    cell = notebook.finish(request)
+    assert cell.error.startswith("KeyboardInterrupt")
+    assert "the sweep was stopped; what is done is kept" in cell.traceback
+    assert "threading.py" not in cell.traceback
     assert "complete" in notebook.ok("sweep").displays[0]["text/plain"]
     assert "stopped" in notebook.ok("sweep").displays[0]["text/plain"]
     notebook.ok("%%pool\nrank")

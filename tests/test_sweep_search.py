@@ -193,6 +193,8 @@ def test_a_sampler_that_raises_ends_the_sweep_with_its_error(pool: kn.Pool) -> N
         ({"x": [1]}, {"search": "tp"}, "Did you mean 'tpe'?"),
         ({"x": [1]}, {"stop": "ash"}, "Did you mean 'asha'?"),
         ({"x": [1]}, {"colour": 3}, "pool.sweep has no option 'colour'"),
+        ({"x": [1]}, {"gpu": 1}, "pool.sweep has no option 'gpu'. Did you mean 'gpus'?"),
+        ({"x": [1]}, {"trails": 1}, "Did you mean 'trials'? help(pool.map) and help(pool.sweep) list them."),
         ({"x": [1]}, {"mode": "least"}, "wanted 'min' or 'max'"),
         ({"x": [1]}, {"start": [{"z": 1}]}, "z"),
     ],

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Never
 
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import OptionError
+from kalavai_nb.options import nearest
 from kalavai_nb.state import Value
 from kalavai_nb.trials.configs import read_configs
 from kalavai_nb.trials.launch import Proposal, launch
@@ -50,6 +51,7 @@ class SweepMethods:
         resume: bool = True,
         seed: int | None = None,
         show: bool = True,
+        **unknown: Never,
     ) -> Sweep[Value]:
         """Call ``fn`` on each config, one trial per device, each in a fresh process; returns at once.
 
@@ -108,6 +110,7 @@ class SweepMethods:
         NotEnoughDevices
             No device of the pool is like what a trial needs.
         """
+        _check_names("map", unknown, self.map)
         options = read_map_options(
             gpus=gpus,
             metric=metric,
@@ -177,10 +180,7 @@ class SweepMethods:
             The search needs a package that is not installed.
         """
         defaults = {"gpus": 1, "timeout": None, "where": None}
-        if unknown := set(map_options) - set(inspect.signature(self.map).parameters):
-            raise OptionError(
-                f"pool.sweep has no option {min(unknown)!r}; help(pool.map) and help(pool.sweep) list them."
-            )
+        _check_names("sweep", map_options, self.map, self.sweep)
         options = read_map_options(**{**defaults, **map_options}, metric=metric, mode=mode, seed=seed)
         planned = DEFAULT_TRIALS if trials is None and search != "grid" else trials
         return self._begin(fn, options, proposal=Proposal(space, search, stop, start, planned))
@@ -212,3 +212,18 @@ class SweepMethods:
     def _panel_of(self, sweep: Sweep) -> Displays | None:
         """What shows this sweep live, where there is something."""
         raise NotImplementedError
+
+
+def _check_names(method: str, given: Iterable[str], own: Callable[..., Any], *others: Callable[..., Any]) -> None:
+    """Raise OptionError for a name that is no option of ``own``; it may have been meant for one of the ``others``."""
+    options = _options(own)
+    if unknown := set(given) - options:
+        name, every = min(unknown), options.union(*map(_options, others))
+        where = " and ".join(dict.fromkeys(["help(pool.map)", f"help(pool.{method})"]))
+        are = "list" if others else "lists"
+        raise OptionError(f"pool.{method} has no option {name!r}.{nearest(name, sorted(every))} {where} {are} them.")
+
+
+def _options(method: Callable[..., Any]) -> set[str]:
+    found = inspect.signature(method).parameters.values()
+    return {each.name for each in found if each.kind is each.KEYWORD_ONLY}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, cast, overload
 
 from kalavai_nb.engine import Engine
 from kalavai_nb.errors import PoolClosed, SweepError
+from kalavai_nb.failure import interrupted
 from kalavai_nb.scores import front_of, no_number
 from kalavai_nb.screen import publish
 from kalavai_nb.snapshot import SweepState
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LOOK_SECONDS = 0.25
+_STOPPED = "the sweep was stopped; what is done is kept, and resume() of it goes on."
 
 
 class Sweep(Generic[Value]):
@@ -302,9 +304,9 @@ class Sweep(Generic[Value]):
         self._dispatch = self._launch(pool)
         try:
             self._dispatch.start()
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self.stop()
-            raise
+            raise interrupted(stop, _STOPPED) from None
 
     def _has(self, index: int) -> bool:
         """Whether there is such a trial, or will be."""
@@ -317,9 +319,9 @@ class Sweep(Generic[Value]):
             if self._is_over and self._dispatch:
                 # the last picture is drawn before the cell that waited goes on
                 self._dispatch.join(LOOK_SECONDS)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self.stop()
-            raise
+            raise interrupted(stop, _STOPPED) from None
 
 
 def _has_no_value(trial: Trial) -> bool:

@@ -15,6 +15,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from multiprocessing.connection import Connection
 from typing import Any, NotRequired, TypedDict
 
@@ -175,9 +176,13 @@ class RankKernel(IPythonKernel):
         return out
 
     def _failed(self, error: BaseException) -> dict[str, Any]:
-        traceback = self.shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
         self._error = error
-        return {"status": "error", "ename": type(error).__name__, "evalue": str(error), "traceback": traceback}
+        if all(frame.filename == __file__ for frame in traceback.extract_tb(error.__traceback__)):
+            # a sentence of ours, which says all
+            lines = "".join(traceback.format_exception_only(error)).splitlines()
+        else:
+            lines = self.shell.InteractiveTB.structured_traceback(type(error), error, error.__traceback__)
+        return {"status": "error", "ename": type(error).__name__, "evalue": str(error), "traceback": lines}
 
     def _pickled_error(self, reply: dict[str, Any]) -> str:
         """The exception itself, as text; empty where it cannot be pickled."""

@@ -440,6 +440,8 @@ def test_one_run_at_a_time_in_a_folder(lm: ShardedLM, tmp_path: Path) -> None:
         ({"out": __file__}, "wants a folder"),
         ({"replicas": 0}, "replicas= wants"),
         ({"temperature": -1}, "temperature= wants"),
+        ({"max_tokens": 5}, "Did you mean 'max_new_tokens'"),
+        ({"replica": 2}, "Did you mean 'replicas'"),
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_once(

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kalavai_nb.errors import ModelError, OptionError
-from kalavai_nb.lm.generation import read_sampling
+from kalavai_nb.lm.generation import check_names, read_sampling
 from kalavai_nb.lm.request import Request
-from kalavai_nb.lm.text import TextStream, encode
+from kalavai_nb.lm.text import TextStream, encode, is_one
 from kalavai_nb.worker.stage.sampler import sample
 
 
@@ -108,6 +108,31 @@ def test_log_probabilities_come_with_their_tokens() -> None:
 def test_options_that_cannot_be_meant_are_refused(wrong: dict[str, Any], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         read_sampling(**wrong)
+
+
+def test_unknown_options_are_refused_with_the_nearest_name() -> None:
+    with pytest.raises(OptionError, match=r"there is no option 'max_tokens'\. Did you mean 'max_new_tokens'\? The opt"):
+        check_names(["top_p", "max_tokens"])
+    with pytest.raises(OptionError, match=r"'replica'\. Did you mean 'replicas'\?"):
+        check_names(["replica"], ("out", "replicas"))
+    with pytest.raises(OptionError, match="there is no option 'eos'"):
+        check_names(["eos"])
+    check_names(["seed", "details"], ("details",))
+
+
+def test_without_a_wish_there_are_as_many_tokens_as_there_is_room_for() -> None:
+    nothing_said = read_sampling()
+    assert [nothing_said.fitted(10, most).max_new_tokens for most in (4096, 266, 42, 11)] == [256, 256, 32, 1]
+    assert read_sampling(max_new_tokens=32).fitted(10, 42).max_new_tokens == 32
+    for asked, tokens in ((nothing_said, 42), (read_sampling(max_new_tokens=33), 10)):
+        with pytest.raises(ModelError, match="that is more than max_len=42"):
+            asked.fitted(tokens, 42)
+
+
+@pytest.mark.parametrize("prompt", ["a", b"a", 5, None, {"role": "user"}, [1, 2], [{"role": "user"}]])
+def test_one_prompt_is_told_from_several(prompt: Any) -> None:
+    assert is_one(prompt)
+    assert not is_one([prompt, "b"])
 
 
 def test_prompts_that_cannot_be_meant_are_refused() -> None:

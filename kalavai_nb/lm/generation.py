@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypedDict
 
-from kalavai_nb.errors import OptionError
+from kalavai_nb.errors import ModelError, OptionError
+from kalavai_nb.options import nearest
 
 MAX_NEW_TOKENS = 256
 MOST_LOGPROBS = 20
@@ -59,9 +60,12 @@ class Delta:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen. ``temperature=0`` is greedy. ``eos`` are the tokens that end a sequence."""
+    """How tokens are chosen. ``temperature=0`` is greedy. ``eos`` are the tokens that end a sequence.
 
-    max_new_tokens: int = MAX_NEW_TOKENS
+    Without ``max_new_tokens`` there are as many as is usual, or as there is room for: see `fitted`.
+    """
+
+    max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 1.0
     top_k: int = 0
@@ -76,6 +80,20 @@ class Sampling:
         del fields["stop"]
         return fields
 
+    def fitted(self, prompt_tokens: int, max_len: int) -> Sampling:
+        """For a prompt of so many tokens: where nobody said how many are wanted, no more than there is room for.
+
+        Raises ModelError where there is no room for what is wanted, which is at least one.
+        """
+        room = max_len - prompt_tokens
+        most = max(1, min(MAX_NEW_TOKENS, room)) if self.max_new_tokens is None else self.max_new_tokens
+        if most > room:
+            raise ModelError(
+                f"the prompt has {prompt_tokens} tokens, and with max_new_tokens={most} that is more than "
+                f"max_len={max_len}. Shorten it, ask for fewer tokens, or load it with a larger max_len."
+            )
+        return replace(self, max_new_tokens=most)
+
     def of_row(self, index: int) -> Sampling:
         """For one prompt of a list: equal prompts get different random numbers."""
         return replace(self, seed=(self.seed + 7919 * index) % (1 << 62))
@@ -84,7 +102,7 @@ class Sampling:
 class Options(TypedDict, total=False):
     """How tokens may be asked to be chosen: the options of `ShardedLM.generate`."""
 
-    max_new_tokens: int
+    max_new_tokens: int | None
     temperature: float
     top_p: float
     top_k: int
@@ -93,9 +111,19 @@ class Options(TypedDict, total=False):
     logprobs: int | bool | None
 
 
+def check_names(given: Iterable[str], others: Sequence[str] = ()) -> None:
+    """Raise OptionError for a name that is none of `Options`, nor of the ``others`` of the same call."""
+    names = (*Options.__annotations__, *others)
+    for name in given:
+        if name not in names:
+            raise OptionError(
+                f"there is no option {name!r}.{nearest(name, names)} The options are: {', '.join(names)}."
+            )
+
+
 def read_sampling(
     *,
-    max_new_tokens: int = MAX_NEW_TOKENS,
+    max_new_tokens: int | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     top_k: int = 0,
@@ -105,7 +133,8 @@ def read_sampling(
     eos: Sequence[int] = (),
 ) -> Sampling:
     """Check what a person asked for. Without a seed, one is drawn, and kept for replays. Raises OptionError."""
-    _check("max_new_tokens", max_new_tokens, int, 1, None)
+    if max_new_tokens is not None:
+        _check("max_new_tokens", max_new_tokens, int, 1, None)
     _check("temperature", temperature, float, 0, 100)
     _check("top_p", top_p, float, 0, 1)
     _check("top_k", top_k or 0, int, 0, MOST_TOP_K)
@@ -118,7 +147,7 @@ def read_sampling(
     if not all(isinstance(each, str) and each for each in stops):
         raise OptionError(f"stop= wants a text or a list of texts, none of them empty; got {stop!r}.")
     return Sampling(
-        max_new_tokens=int(max_new_tokens),
+        max_new_tokens=None if max_new_tokens is None else int(max_new_tokens),
         temperature=float(temperature) if temperature >= COLDEST else 0.0,
         top_p=float(top_p),
         top_k=int(top_k or 0),

@@ -32,7 +32,9 @@ def load(
 ) -> ShardedLM:
     """See `ModelMethods.load`."""
     _require_transformers()
+    _check_count(engine.snapshot().devices, settings)
     progress = LoadProgress(Path(model).name, show)
+    is_loaded = False
     try:
         source = ModelSource.resolve(model, dtype=settings.dtype, on_progress=progress.converting)
         shape = _shape(source, settings)
@@ -46,8 +48,9 @@ def load(
 
         rings = Rings(source.name, settings, count, make)
         rings.add(replicas, devices, progress.waiting, progress.draw)
+        is_loaded = True
     finally:
-        progress.close()
+        progress.close(is_loaded)
     return ShardedLM(run, tokenizer, eos, shape.vocabulary, rings)
 
 
@@ -70,10 +73,7 @@ def _shape(source: ModelSource, settings: Settings) -> ModelShape:
 def _choose(engine: Engine, shape: ModelShape, settings: Settings, replicas: int) -> tuple[Settings, int, list[str]]:
     """The quantisation, how many devices a copy takes, and which would do best: free ones, if they are enough."""
     snapshot = engine.snapshot()
-    if (settings.gpus or 0) > len(snapshot.devices):
-        raise NotEnoughDevices(
-            f"gpus={settings.gpus} was asked for, but the pool has {len(snapshot.devices)} devices; ask for fewer."
-        )
+    _check_count(snapshot.devices, settings)
     held = {id for lease in snapshot.leases if lease.owner != engine.owner or lease.running for id in lease.devices}
     free = [device for device in snapshot.devices if device.id not in held]
     quants = (None, *NAMES) if settings.quant == "auto" else (settings.quant,)
@@ -96,6 +96,14 @@ def _choose(engine: Engine, shape: ModelShape, settings: Settings, replicas: int
             return chosen, len(used), used + others[: (replicas - 1) * len(used)]
     assert shortfall is not None
     raise shortfall
+
+
+def _check_count(devices: Sequence[Device], settings: Settings) -> None:
+    """More than there are is refused before anything is read, and again once it was, which may have taken long."""
+    if (settings.gpus or 0) > len(devices):
+        raise NotEnoughDevices(
+            f"gpus={settings.gpus} was asked for, but the pool has {len(devices)} devices; ask for fewer."
+        )
 
 
 def _split(shape: ModelShape, devices: Sequence[Device], settings: Settings) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from kalavai_nb.lm.load import load, read_gpus
 from kalavai_nb.lm.quants import NAMES as QUANTS
 from kalavai_nb.lm.settings import Settings
 from kalavai_nb.lm.sharded_lm import ShardedLM
+from kalavai_nb.options import RunOptions
 from kalavai_nb.planner.cards import bandwidth_of
 from kalavai_nb.planner.plan import Plan, plan
 from kalavai_nb.planner.seats import Seat
@@ -49,7 +51,7 @@ class ModelMethods:
         max_batch: int = 8,
         replicas: int = 1,
         spares: int | str = "auto",
-        wait: float = 60.0,
+        wait: str | float = 60.0,
         show: bool = True,
     ) -> ShardedLM:
         """Load a causal language model, on one device where it fits, else spread over the fewest that hold it.
@@ -74,8 +76,9 @@ class ModelMethods:
         spares : int or "auto"
             Free devices that are kept ready to take a lost one's place; "auto" is one where the model spans several.
             They are given back when somebody else waits for a device.
-        wait : float
-            Seconds, as a number, to wait for other devices when some are lost and the rest cannot hold the model.
+        wait : str or float
+            How long to wait for other devices when some are lost and the rest cannot hold the model: seconds, or
+            ``"2m"`` as in ``%%pool``.
         show : bool
             Show progress.
 
@@ -103,8 +106,9 @@ class ModelMethods:
         for name, value in (("max_len", max_len), ("max_batch", max_batch), ("replicas", replicas)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise OptionError(f"{name}= wants a whole number of at least 1; got {value!r}.")
+        stages, patience = read_gpus(gpus), RunOptions().updated({"wait": wait}).wait
         self.check(use=True)
-        settings = Settings(dtype, quant, read_gpus(gpus), max_len, max_batch, 0, float(wait))
+        settings = Settings(dtype, quant, stages, max_len, max_batch, 0, math.inf if patience is None else patience)
         loaded = load(self.engine, model, settings, replicas, spares, show)
         self._models = [*self.models, loaded]
         return loaded

@@ -24,6 +24,7 @@ class LoadProgress:
         self._head = "looking for it"
         self._rings: dict[int, Ring] = {}
         self._lock = threading.Lock()
+        self._is_drawn = False
 
     def converting(self, done: int, total: int) -> None:
         self._head = f"converting {100 * done // max(1, total)} %"
@@ -41,11 +42,14 @@ class LoadProgress:
     def draw(self, last: bool = False) -> None:
         if self._show and (last or self._display.is_due()):
             self._display.draw({"text/plain": self._text()}, last=last)
+            self._is_drawn = True
 
-    def close(self) -> None:
-        """The last picture; a load that took no time leaves none."""
-        self._head = f"{time.monotonic() - self._started:.1f} s"
-        self.draw(last=True)
+    def close(self, is_loaded: bool) -> None:
+        """The last picture; a load that failed before there was any leaves none."""
+        seconds = time.monotonic() - self._started
+        self._head = f"{seconds:.1f} s" if is_loaded else f"not loaded, after {seconds:.1f} s"
+        if is_loaded or self._is_drawn:
+            self.draw(last=True)
 
     def _text(self) -> str:
         with self._lock:

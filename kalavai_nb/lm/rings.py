@@ -93,6 +93,11 @@ class Rings:
                 except KalavaiError as error:
                     request.fail(error)
 
+    def check(self) -> None:
+        """Raise ModelError where it was closed."""
+        if self._is_closed:
+            raise ModelError(f"{self.name} was closed; load it again with pool.load(…).")
+
     def running(self) -> Ring:
         """One that runs, if there is one."""
         return min(self.all, key=_reluctance)

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
-from kalavai_nb.errors import ModelError, ModelLost
-from kalavai_nb.lm.generation import Generation, Options, Prompt, Sampling, read_sampling
+from kalavai_nb.errors import ModelLost
+from kalavai_nb.failure import interrupted
+from kalavai_nb.lm.generation import Generation, Options, Prompt, Sampling, check_names, read_sampling
 from kalavai_nb.lm.loaded_plan import LoadedPlan, PlannedStage
 from kalavai_nb.lm.request import Request, Sink
 from kalavai_nb.lm.rings import Rings
 from kalavai_nb.lm.settings import StageFacts
-from kalavai_nb.lm.text import encode, is_messages, is_token_ids
+from kalavai_nb.lm.text import encode, is_one
 from kalavai_nb.snapshot import ModelState
 
 if TYPE_CHECKING:
@@ -68,8 +69,9 @@ class ShardedLM:
         details : bool
             Give `Generation` objects instead of texts.
         **sampling
-            ``max_new_tokens=256, temperature=0.0`` (greedy), ``top_p=1.0, top_k=0, seed=None, stop=None`` (a text or
-            several), ``logprobs=None`` (how many of the likeliest tokens of each place to tell of; 0: the chosen one).
+            ``max_new_tokens=None`` (256, or as many as ``max_len`` leaves), ``temperature=0.0`` (greedy), ``top_p=1.0,
+            top_k=0, seed=None, stop=None`` (a text or several), ``logprobs=None`` (how many of the likeliest tokens of
+            each place to tell of; 0: the chosen one).
 
         Returns
         -------
@@ -83,10 +85,9 @@ class ShardedLM:
             The prompt is too long, or the model cannot do it. ModelLost, with ``partial``, where devices are gone and
             nothing took their place in time.
         """
-        one = isinstance(prompt, str) or is_messages(prompt) or is_token_ids(prompt)
-        chosen = self._sampling(**sampling)
+        one, chosen = is_one(prompt), self._sampling(sampling, "details")
         prompts = [prompt] if one else list(prompt)
-        requests = [self._request(self.encode(each), chosen.of_row(index)) for index, each in enumerate(prompts)]
+        requests = [self._request(each, chosen.of_row(index)) for index, each in enumerate(prompts)]
         done = self._results(requests)
         values = done if details else [generation.text for generation in done]
         return values[0] if one else values
@@ -108,7 +109,7 @@ class ShardedLM:
 
     def submit(self, prompt: Any, sink: Sink | None = None, **sampling: Any) -> Request:
         """Begin to generate and return at once. The request is iterated for its deltas, or ``sink`` gets them."""
-        request = self._request(self.encode(prompt), self._sampling(**sampling), sink)
+        request = self._request(prompt, self._sampling(sampling), sink)
         self._rings.submit(request)
         return request
 
@@ -305,16 +306,14 @@ class ShardedLM:
 
     # inside
 
-    def _sampling(self, **sampling: Any) -> Sampling:
-        return read_sampling(**sampling, eos=self._eos)
+    def _sampling(self, given: Mapping[str, Any], *others: str) -> Sampling:
+        self._rings.check()
+        check_names(given, others)
+        return read_sampling(**given, eos=self._eos)
 
-    def _request(self, ids: list[int], sampling: Sampling, sink: Sink | None = None) -> Request:
-        if len(ids) + sampling.max_new_tokens > self.max_len:
-            raise ModelError(
-                f"the prompt has {len(ids)} tokens, and with max_new_tokens={sampling.max_new_tokens} that is more "
-                f"than max_len={self.max_len}. Shorten it, ask for fewer tokens, or load it with a larger max_len."
-            )
-        return Request(next(self._rows), ids, sampling, self.tokenizer, sink)
+    def _request(self, prompt: Any, sampling: Sampling, sink: Sink | None = None) -> Request:
+        ids = self.encode(prompt)
+        return Request(next(self._rows), ids, sampling.fitted(len(ids), self.max_len), self.tokenizer, sink)
 
     def _results(self, requests: list[Request]) -> list[Generation]:
         """Submit these, and wait for all."""
@@ -324,5 +323,7 @@ class ShardedLM:
             return [request.result() for request in requests]
         except ModelLost as lost:
             raise ModelLost(str(lost), [request.so_far() for request in requests]) from None
+        except KeyboardInterrupt as stop:
+            raise interrupted(stop, "what was being generated was stopped; the model goes on.") from None
         finally:
             self.cancel(requests)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from kalavai_nb.errors import ModelError, OptionError
@@ -24,6 +24,12 @@ def is_token_ids(prompt: object) -> bool:
     """Whether this is a prompt in the model's own tokens."""
     numbers = isinstance(prompt, list | tuple) and bool(prompt)
     return numbers and all(isinstance(i, int) and not isinstance(i, bool) for i in prompt)  # type: ignore[attr-defined]
+
+
+def is_one(prompt: object) -> bool:
+    """Whether this is one prompt, or what cannot be any, rather than several of them."""
+    is_single = isinstance(prompt, str | bytes | Mapping) or not isinstance(prompt, Iterable)
+    return is_single or is_messages(prompt) or is_token_ids(prompt)
 
 
 def encode(tokenizer: Any, prompt: Any, vocabulary: int) -> list[int]:

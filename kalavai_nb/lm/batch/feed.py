@@ -234,6 +234,8 @@ class Feed:
         if len(errors) == len(rings):
             lost = [error for error in errors if isinstance(error, ModelLost)]
             raise [*lost, *errors, ModelError(f"{self._model.name} is closed.")][0]
+        # it is being closed at this moment, and takes nothing any more
+        self._rings.check()
 
 
 def _result(made: Generation) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kalavai_nb.closure.fingerprint import CODE, changed
 from kalavai_nb.errors import OptionError
-from kalavai_nb.lm.generation import Sampling
+from kalavai_nb.lm.generation import MAX_NEW_TOKENS, Sampling
 
 VERSION = 1
 FILE = "job.json"
@@ -62,7 +62,8 @@ def read_job(folder: Path) -> Job | None:
 def asked(sampling: Sampling) -> dict[str, Any]:
     """What a person asked for, as JSON has it."""
     fields = {name: getattr(sampling, name) for name in ASKED}
-    return {**fields, "stop": list(sampling.stop)}
+    # a row whose prompt leaves less room than is usual gets what is left, and is of the same job
+    return {**fields, "stop": list(sampling.stop), "max_new_tokens": sampling.max_new_tokens or MAX_NEW_TOKENS}
 
 
 def going_on(before: Job, now: Job, seed: int | None) -> Job:

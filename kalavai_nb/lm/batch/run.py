@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kalavai_nb.errors import KalavaiError, ModelError, ModelLost, OptionError, PoolClosed
+from kalavai_nb.failure import interrupted
 from kalavai_nb.lm.batch.display import CellDisplay, Hidden, Lines, Progress
 from kalavai_nb.lm.batch.feed import Feed
 from kalavai_nb.lm.batch.output import Lock, Output
@@ -141,9 +142,9 @@ class MapRun:
         try:
             with self._changed:
                 self._changed.wait_for(lambda: ready() or self._is_over)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stop:
             self.stop()
-            raise
+            raise interrupted(stop, f"lm.map was stopped; {self.done} rows are done and kept in {self.path}.") from None
         return ready()
 
     def _raise(self) -> None:

@@ -18,11 +18,13 @@ from kalavai_nb.lm.batch.prompts import Prompt, read_prompt
 from kalavai_nb.lm.batch.reader import check_row
 from kalavai_nb.lm.batch.replicas import Replicas, read_replicas
 from kalavai_nb.lm.batch.run import MapRun
-from kalavai_nb.lm.generation import Sampling, read_sampling
+from kalavai_nb.lm.generation import Sampling, check_names, read_sampling
 from kalavai_nb.lm.rings import Rings
 
 # rows that are compared with those of before at once; the rest is while they are passed over
 CHECKED_ROWS = 20
+# of `lm.map`, beside those of a sampling
+OTHER_OPTIONS = ("out", "resume", "replicas", "show")
 
 
 def start_map(
@@ -39,6 +41,8 @@ def start_map(
     sampling: Mapping[str, Any],
 ) -> MapRun:
     """See `ShardedLM.map`. ``weights`` is the digest of the model's files."""
+    rings.check()
+    check_names(sampling, OTHER_OPTIONS)
     chosen = read_sampling(**sampling)
     wanted = read_replicas(replicas)
     rows, maker = read_dataset(dataset), read_prompt(prompt)

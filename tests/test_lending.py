@@ -27,7 +27,9 @@ from kalavai_nb.lending.lent import Lent
 from kalavai_nb.lending.limits import Limits
 from kalavai_nb.lending.local_socket import NAME, NotRunning, ask, is_running, listen
 from kalavai_nb.lending.owner import Owner
+from kalavai_nb.lending.refusals import Refusals
 from kalavai_nb.lending.service import Service
+from kalavai_nb.lending.voice import Voice
 from kalavai_nb.state import Device
 
 GPUS = [Device(f"gpu-{index}", index, "cuda", "RTX 3060", "box", "box-1", 12 << 30) for index in range(2)]
@@ -74,6 +76,26 @@ def test_a_device_that_cannot_be_lent_is_not_waited_for() -> None:
     lent.hear({"gpu-0": "failing: the pool has this very device already", "gpu-1": "lent"})
     assert lent.is_settled()
     assert list(lent.failures().values()) == ["the pool has this very device already"]
+
+
+def test_that_a_device_cannot_be_lent_is_said_once_and_that_it_is_lent_after_all(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    lent = Lent(GPUS, 60)
+    refusals = Refusals(lent, Voice())
+    for state in ("starting", "failing: no memory", "starting", "failing: no memory", "failing: no driver"):
+        lent.hear({"gpu-0": state, "gpu-1": "lent"})
+        refusals.tell()
+    assert refusals.reasons == {"no driver"}
+    for _ in range(2):
+        lent.hear({"gpu-0": "lent", "gpu-1": "lent"})
+        refusals.tell()
+    assert refusals.reasons == set()
+    assert capsys.readouterr().out.splitlines() == [
+        f"{GPUS[0]} cannot be lent: no memory. It is tried again.",
+        f"{GPUS[0]} cannot be lent: no driver. It is tried again.",
+        f"{GPUS[0]} is lent now",
+    ]
 
 
 def test_a_device_that_never_was_lent_need_not_leave() -> None:

@@ -22,6 +22,7 @@ from kalavai_nb.lending.holders import running
 from kalavai_nb.lending.lent import Lent
 from kalavai_nb.lending.local_socket import MOST_BYTES, listen
 from kalavai_nb.lending.local_socket import NAME as SOCKET
+from kalavai_nb.lending.refusals import Refusals
 from kalavai_nb.lending.voice import Voice
 from kalavai_nb.members import Member
 from kalavai_nb.state import Device
@@ -57,6 +58,7 @@ class HostedPool:
     ) -> None:
         self.kept, self.voice, self.ending = kept, voice, Ending()
         self.lent = Lent(devices, grace_seconds)
+        self._refusals, self._is_up = Refusals(self.lent, voice), False
         self.since = time.time()
         self._idle_seconds = idle_seconds
         self._head_address = self._head_desk = ""
@@ -96,8 +98,8 @@ class HostedPool:
         except TimeoutError:
             log = self.kept.directory / LOG
             raise PoolClosed(f"the pool did not start within {START_SECONDS:.0f} s; {log} says more.") from None
-        for name, why in self.lent.failures().items():
-            self.voice.say(f"{name} cannot be lent: {why}. It is tried again.", "device", error=why)
+        self._refusals.tell()
+        self._is_up = True
 
     async def serve(self) -> None:
         """Say who comes and goes, until it is to end; then let what runs end, for a grace."""
@@ -147,6 +149,9 @@ class HostedPool:
             self._head_address, self._head_desk = str(report["address"]), str(report["desk"])
         if isinstance(report.get("devices"), dict):
             self.lent.hear(report["devices"])
+            # until all is tried, a worker may fail and start a second later
+            if self._is_up:
+                self._refusals.tell()
         self._changed.set()
 
     def _on_loss(self, why: str) -> None:

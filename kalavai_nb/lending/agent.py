@@ -22,6 +22,7 @@ from kalavai_nb.lending.limits import Limits, lent
 from kalavai_nb.lending.local_socket import NAME as SOCKET
 from kalavai_nb.lending.local_socket import listen
 from kalavai_nb.lending.owner import Owner
+from kalavai_nb.lending.refusals import Refusals
 from kalavai_nb.lending.voice import Voice
 from kalavai_nb.link.connection import Link
 from kalavai_nb.link.membership import Membership
@@ -56,6 +57,7 @@ class Agent:
         self.link = Link(membership, self._on_state)
         self.limits, self.voice, self.ending = limits, voice, Ending()
         self.lent = Lent(devices, limits.grace_seconds)
+        self._refusals = Refusals(self.lent, voice)
         self.since = time.time()
         self.link_since = time.time()
         self.is_forgotten = False
@@ -65,7 +67,6 @@ class Agent:
         self._told: Order | None = None
         self._was_down = self._is_ready = False
         self._refused = ""
-        self._failures: dict[str, str] = {}
         self._changed = asyncio.Event()
         self.owner = Owner(devices, self._changed.set)
         self._machine = MachineProcess(self._directory / LOG, self._on_report, self._on_loss)
@@ -111,14 +112,7 @@ class Agent:
     def _on_report(self, report: Report) -> None:
         if isinstance(report.get("devices"), dict):
             self.lent.hear(report["devices"])
-            for name, why in self.lent.failures().items():
-                if self._failures.get(name) != why:
-                    self._failures[name] = why
-                    self.voice.say(f"{name} cannot be lent: {why}. It is tried again.", "device", error=why)
-            lent_now = {each["device"] for each in self.lent.shown().values() if each["state"] == "lent"}
-            for name in self._failures.keys() & lent_now:
-                del self._failures[name]
-                self.voice.say(f"{name} is lent now", "device")
+            self._refusals.tell()
             self._changed.set()
 
     def _on_loss(self, why: str) -> None:
@@ -237,7 +231,7 @@ class Agent:
         seconds = time.time() - self.since
         said = f"lent to {self.link.membership.pool}: {', '.join(lending)}, after {seconds:.1f} s"
         if not lending:
-            reasons = {each["why"] for each in devices.values() if each["why"]} | set(self._failures.values())
+            reasons = {each["why"] for each in devices.values() if each["why"]} | self._refusals.reasons
             said = f"joined {self.link.membership.pool}; nothing is lent now: {'; '.join(sorted(reasons))}"
         facts = {"seconds": round(seconds, 2), "devices": devices, "member": self.link.membership.member}
         self.voice.is_ready(said, "lent" if lending else "joined", **facts)

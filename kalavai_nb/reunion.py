@@ -10,11 +10,14 @@ import contextlib
 import logging
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 PAUSE_SECONDS = 0.5
 CONNECT_SECONDS = 10.0
+# the connections of all our clients
+_ours: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 class Reunion:
@@ -61,10 +64,14 @@ class Reunion:
         from distributed.comm import CommClosedError
 
         reunion = self
-        # that a connection is lost is for us to say: Dask does so with a traceback, on the notebook's screen
-        logging.getLogger("distributed.batched").setLevel(logging.ERROR)
+        logging.getLogger("distributed.batched").addFilter(_is_for_others)
 
         class Client(base):
+            async def _ensure_connected(self, timeout: Any = None) -> None:
+                await super()._ensure_connected(timeout=timeout)
+                if self.scheduler_comm is not None:
+                    _ours.add(self.scheduler_comm.comm)
+
             async def _reconnect(self) -> None:
                 await reunion.reconnect(self)
 
@@ -98,6 +105,12 @@ class Reunion:
             await client._close(fast=True)
         finally:
             self._here.set()
+
+
+def _is_for_others(record: logging.LogRecord) -> bool:
+    """That a connection of ours is lost is for us to say: Dask does so with a traceback, on the notebook's screen."""
+    about = record.args[0] if isinstance(record.args, tuple) and record.args else None
+    return record.levelno >= logging.ERROR or not any(about is comm for comm in _ours)
 
 
 def import_dask() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import logging
 import os
 import queue
 import signal
@@ -13,12 +15,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
 import pytest
 
 import kalavai_nb as kn
+from kalavai_nb.reunion import Reunion
 from kalavai_nb.worker.rank import free_port
 
 SECONDS = 90
@@ -171,3 +175,28 @@ def test_who_is_revoked_loses_the_pool_at_once(started: Started, pool: kn.Pool) 
         time.sleep(0.05)
     with pytest.raises(kn.errors.PoolClosed):
         pool.engine.snapshot(timeout_seconds=1)
+
+
+class Comm:
+    """One end of a connection."""
+
+
+class Plain:
+    """As Dask's client is, as far as it matters here."""
+
+    scheduler_comm: Any = None
+
+    async def _ensure_connected(self, timeout: Any = None) -> None:
+        self.scheduler_comm = SimpleNamespace(comm=Comm())
+
+
+def test_what_dask_says_of_lost_connections_of_others_is_still_heard(caplog: pytest.LogCaptureFixture) -> None:
+    client = Reunion(0.0, print, print).client_class(Plain)()  # type: ignore[arg-type]
+    asyncio.run(client._ensure_connected())
+    logger = logging.getLogger("distributed.batched")
+    with caplog.at_level(logging.INFO, "distributed.batched"):
+        assert logger.level == logging.INFO
+        for about in (client.scheduler_comm.comm, theirs := Comm()):
+            logger.info("Batched Comm Closed %r", about)
+        logger.error("Error in batched write")
+    assert [record.args for record in caplog.records] == [(theirs,), ()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -30,8 +29,8 @@ class Worker:
     def __init__(self, directory: Path, gone_after: int = 1000) -> None:
         self.store = BlobStore(directory)
         self._gone_after = gone_after
-        self._turn = threading.Lock()
-        self._under_way = 0
+        self._turn = threading.Condition()
+        self._under_way = self._came = 0
         self.seen: list[tuple[int, bool, int]] = []
 
     def call(self, messages: Iterable[tuple[str, dict[str, Any]]]) -> list[Any]:
@@ -41,8 +40,14 @@ class Worker:
             return [[digest for digest in fields["digests"] if not self.store.hold(digest, fields["owner"])]]
         with self._turn:
             self._under_way += 1
-        time.sleep(0.02)  # the way there takes its time
-        with self._turn:
+            self._came += 1
+            self._turn.notify_all()
+            if self._came in (2, 3):
+                # the second is on its way until the third is too
+                assert self._turn.wait_for(lambda: self._came >= 3, 20)
+            elif self._came in (1, PIECES - 1):
+                # time for one to come that should not
+                self._turn.wait_for(lambda: self._under_way == 2, 0.05)
             self.seen.append((fields["offset"], fields["last"], self._under_way))
             if len(self.seen) > self._gone_after:
                 return [{"gone": "the worker w has left the pool"}]

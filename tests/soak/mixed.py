@@ -94,21 +94,11 @@ class Soak:
         self.watched.head = self.bench.head().pid
         sampler = threading.Thread(target=self._sample_on_and_on, daemon=True)
         sampler.start()
-        # what is loaded once is there before it is counted
-        first = list(ACTIONS) * 2
-        self.bench.luck.shuffle(first)
-        while first and self._passed < self.seconds / 3:
-            self.act(first.pop())
-        quiet_at = self._passed
-        names, weights = list(ACTIONS), [weight for _, weight in ACTIONS.values()]
-        while self._passed < self.seconds and len(self.troubles) < MOST_TROUBLES:
-            if self._passed >= quiet_at:
-                self.rest()
-                quiet_at = self._passed + self.seconds / QUIET_MOMENTS
-            self.act(self.bench.luck.choices(names, weights)[0])
-        self.rest()
-        self._over.set()
-        sampler.join()
+        try:
+            self._act_on_and_on()
+        finally:
+            self._over.set()
+            sampler.join()
 
     def act(self, name: str) -> None:
         """One action, and what was begun earlier and is due."""
@@ -138,11 +128,26 @@ class Soak:
         self.samples.append(sample)
         figures = sample.figures
         shown = ("processes", "descriptors", "threads", "memory MB", "memory MB of kernel", "memory MB of head")
-        print(f"{self._passed:5.0f} s, at rest: " + ", ".join(f"{figures[n]:g} {n}" for n in shown), flush=True)
+        print(f"{self.passed:5.0f} s, at rest: " + ", ".join(f"{figures[n]:g} {n}" for n in shown), flush=True)
 
     @property
-    def _passed(self) -> float:
+    def passed(self) -> float:
         return time.monotonic() - self.watched.began
+
+    def _act_on_and_on(self) -> None:
+        # what is loaded once is there before it is counted
+        first = list(ACTIONS) * 2
+        self.bench.luck.shuffle(first)
+        while first and self.passed < self.seconds / 3:
+            self.act(first.pop())
+        quiet_at = self.passed
+        names, weights = list(ACTIONS), [weight for _, weight in ACTIONS.values()]
+        while self.passed < self.seconds and len(self.troubles) < MOST_TROUBLES:
+            if self.passed >= quiet_at:
+                self.rest()
+                quiet_at = self.passed + self.seconds / QUIET_MOMENTS
+            self.act(self.bench.luck.choices(names, weights)[0])
+        self.rest()
 
     def _at_rest(self, least: int) -> bool:
         count = len(self.watched.processes())
@@ -157,10 +162,10 @@ class Soak:
         except Exception as error:
             lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)]
             said = f"{type(error).__name__}: {str(error)[-MOST_CHARACTERS:]} (lines {lines[1:]})"
-            self.troubles.append(f"{self._passed:.0f} s, {name}: {said}")
+            self.troubles.append(f"{self.passed:.0f} s, {name}: {said}")
             print(f"WRONG: {self.troubles[-1]}", flush=True)
             self._recover()
-        print(f"{self._passed:5.0f} s: {name} ({time.monotonic() - began:.1f} s)", flush=True)
+        print(f"{self.passed:5.0f} s: {name} ({time.monotonic() - began:.1f} s)", flush=True)
 
     def _recover(self) -> None:
         """Whatever went wrong: say how things are, and let the next action find a notebook that answers."""
@@ -196,7 +201,12 @@ def run(directory: Path, minutes: float, seed: int) -> tuple[Soak, list[verdict.
         bench = Bench(directory / "notes", notebook, random.Random(seed), environment, paths)
         watched = Watched(notebook.pid, mark, directory, began=time.monotonic())
         soak = Soak(bench, watched, minutes * 60)
-        soak.run()
+        try:
+            soak.run()
+        except (TimeoutError, AssertionError) as error:
+            # a notebook that answers no more: what was seen until then is told all the same
+            said = f"{type(error).__name__}: {str(error)[-MOST_CHARACTERS:]}"
+            soak.troubles.append(f"{soak.passed:.0f} s, given up: {said}")
     try:
         until(lambda: not watched.processes(), "all processes gone with the notebook", SETTLE_SECONDS)
     except AssertionError as error:

@@ -319,3 +319,19 @@ def test_what_was_built_in_part_is_built_again(source: Path, tmp_path: Path) -> 
     copy = shutil.copytree(source, tmp_path / "copy")
     (copy / "kalavai_nb/panel/static/panel.css").unlink()
     assert not _hook(copy).is_current()
+
+
+def test_a_release_replaces_no_folder_but_one_of_wheels_and_sdists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "tests/release")
+    check = _module(ROOT / "tests/release/check.py")
+    check.check_replaceable(tmp_path / "new")
+    for name in ("a-1-py3-none-any.whl", "a-1.tar.gz"):
+        (tmp_path / name).touch()
+    check.check_replaceable(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(SystemExit, match="link is no folder"):
+        check.check_replaceable(tmp_path / "link")
+    with pytest.raises(SystemExit, match=r"more than wheels and sdists: link\. Say another folder, or empty it"):
+        check.check_replaceable(tmp_path)

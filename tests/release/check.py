@@ -16,6 +16,7 @@ from pathlib import Path
 from environments import ROOT, Environment, clone, step
 
 LABEXTENSION = "share/jupyter/labextensions/kalavai_nb"
+ENDINGS = (".whl", ".tar.gz")
 # two empty lines end a cell with a magic
 CELL = """%load_ext kalavai_nb
 %%pool gpus=2
@@ -82,8 +83,24 @@ def remove(environment: Environment, there: set[str], cwd: Path) -> None:
     print(f"    {len(there - left)} files went, {len(left)} of other packages stay")
 
 
+def check_replaceable(folder: Path) -> None:
+    """Raise SystemExit where this folder has anything else than wheels and sdists: it will be removed."""
+    if not folder.exists():
+        return
+    if not folder.is_dir() or folder.is_symlink():
+        raise SystemExit(f"{folder} is no folder; say one for the wheel and the sdist.")
+    others = [each.name for each in folder.iterdir() if not each.is_file() or not each.name.endswith(ENDINGS)]
+    if others:
+        raise SystemExit(
+            f"{folder} is to be replaced by what was checked, but has more than wheels and sdists: "
+            f"{', '.join(sorted(others)[:5])}. Say another folder, or empty it."
+        )
+
+
 def main() -> None:
     """All of it, in a folder that is removed."""
+    kept = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "dist"
+    check_replaceable(kept)
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         print(f"what would be published of: {clone(place / 'repository')}")
@@ -110,7 +127,8 @@ def main() -> None:
             use(environment, place)
         with step("remove it"):
             remove(environment, there, place)
-        kept = Path(sys.argv[1]) if sys.argv[1:] else ROOT / "dist"
+        # that was minutes ago
+        check_replaceable(kept)
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(place / "dist", kept)
         print(f"{kept.name}/ has what was checked")

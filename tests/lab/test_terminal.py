@@ -114,7 +114,7 @@ def test_it_is_at_home_in_a_terminal(terminal: Terminal) -> None:
     sweep = terminal.run(SWEEP, 7)
     heads = [line for line in sweep.splitlines() if "/6:" in line]
     assert [re.search(r"\d/6", line)[0] for line in heads] == ["0/6", "6/6"], sweep
-    assert any("4/6: 2 running, 4 complete" in line for line in terminal.seen), "meanwhile it was drawn over"
+    assert any(re.search(r"[1-5]/6: .*\d running", line) for line in terminal.seen), "meanwhile it was drawn over"
     assert "Out[7]: <Sweep 'slow-1' of slow, 6 trials: 6 complete>" in sweep
 
     # while a person types, only what became of it is said

@@ -77,7 +77,7 @@ def _flushed_lines(systems: Systems) -> Row:
 
 def _many_lines(ours: Notebook) -> Iterator[Row]:
     """20,000 lines from each of 2 ranks: all, in order; the head's memory over 10 repeats."""
-    address = ours.ok("pool._address").displays[0]["text/plain"].strip("'")
+    address = ours.ok("pool.engine.address").displays[0]["text/plain"].strip("'")
     (head,) = [process for process in ours.descendants() if listens_on(process, address)]
     source = f"%%pool gpus=2\n{LINES.format(count=20_000, width=60, flush='')}"
     seconds, resident = [], []

@@ -201,7 +201,7 @@ def _ten_thousand() -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder, Notebook(cwd=folder) as notebook:
         notebook.ok("import kalavai_nb as kn\npool = kn.Pool(devices=2, quiet=True)\ndef nothing(x): pass")
         notebook.ok("pool.map(nothing, range(1000)).wait()\nNone")
-        address = notebook.ok("pool._address").displays[0]["text/plain"].strip("'")
+        address = notebook.ok("pool.engine.address").displays[0]["text/plain"].strip("'")
         (head,) = [process for process in notebook.descendants() if listens_on(process, address)]
         watched = (psutil.Process(notebook.pid), head)
         before = [_mebibytes(process) for process in watched]

@@ -91,7 +91,7 @@ soak: $(VENV)/installed
 	$(BIN)/python tests/soak/mixed.py
 
 soak-net: $(VENV)/installed system
-	$(BIN)/python tests/net/soak.py
+	$(BIN)/python tests/net/coming_and_going.py
 
 test-installs: labextension system
 	$(BIN)/python tests/lab/clean_install.py

@@ -1,6 +1,6 @@
 """Machines join and leave at random under a sweep, cleanly or not, and then it is counted what is left. ``make soak``.
 
-    python tests/net/soak.py [--seconds 300] [--machines 20] [--trials 2000] [--seed 1]
+    python tests/net/coming_and_going.py [--seconds 300] [--machines 20] [--trials 2000] [--seed 1]
 
 Each machine is a host of its own, every third of them behind a router. It ends with a table, and with status 1 where a
 result is missing or came twice, or where leases, processes, descriptors or memory were left.

@@ -14,6 +14,7 @@ import json
 import re
 import sys
 import time
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from tests.benchmarks.conditions import machine, versions
 from tests.benchmarks.table import Row, markdown
 
 ROOT = Path(__file__).parents[2]
-NAMES = ("start", "cells", "faults", "sweeps", "models", "quantised", "architectures", "ledger")
+NAMES = ("architectures", "ledger", "quantised", "start", "cells", "faults", "sweeps", "models")
 KEPT = ROOT / "build" / "benchmarks.json"
 BLOCK = re.compile(r"(<!-- benchmarks -->\n).*(<!-- end of benchmarks -->)", re.DOTALL)
 
@@ -48,9 +49,15 @@ def main() -> int:
 def _measured(names: Sequence[str]) -> Iterator[Row]:
     for name in names:
         began = time.monotonic()
-        for row in importlib.import_module(f"tests.benchmarks.{name}").measure():
-            print(" | ".join(filter(None, row.columns)), file=sys.stderr, flush=True)
-            yield row
+        try:
+            for row in importlib.import_module(f"tests.benchmarks.{name}").measure():
+                print(" | ".join(filter(None, row.columns)), file=sys.stderr, flush=True)
+                yield row
+        except Exception as error:  # the other scripts can still say what they have to
+            traceback.print_exc()
+            yield Row(
+                f"{name}: the rest of it", f"failed: {type(error).__name__}: {error}"[:200], must="done", met=False
+            )
         print(f"-- {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 

@@ -15,7 +15,7 @@ from tests.benchmarks.table import Row, figure
 
 RANKS = 2
 NAMES = ("ipyparallel", "jupyter-distributed", "nbdistributed")
-LIMIT_SECONDS = 60.0
+LIMIT_SECONDS = 35.0
 SLEEP = "import time\ntime.sleep(600)"
 BUSY = "while True: pass"
 COLLECTIVE = (

@@ -12,7 +12,7 @@ from contextlib import suppress
 from tests.benchmarks.cell_peers import OURS, PEERS, Peer, is_installed, opened
 from tests.benchmarks.table import Row, figure, spread
 
-ROUNDS = 4
+ROUNDS = 3
 NAMES = ("ipyparallel", "jupyter-distributed", "nbdistributed")
 IMPORT = "import time; t = time.perf_counter(); import kalavai_nb; print(time.perf_counter() - t)"
 

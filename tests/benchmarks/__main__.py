@@ -55,9 +55,8 @@ def _measured(names: Sequence[str]) -> Iterator[Row]:
                 yield row
         except Exception as error:  # the other scripts can still say what they have to
             traceback.print_exc()
-            yield Row(
-                f"{name}: the rest of it", f"failed: {type(error).__name__}: {error}"[:200], must="done", met=False
-            )
+            said = " ".join(repr(error).split())[:200]
+            yield Row(f"{name}: the rest of it", f"failed: {said}", must="done", met=False)
         print(f"-- {name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 

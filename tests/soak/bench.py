@@ -177,6 +177,16 @@ class Bench:
         until(lambda: note.exists() and note.read_text().count("\n") >= least, f"{least} lines in {note.name}")
         return [(int(number), int(pid)) for number, pid in map(str.split, note.read_text().splitlines())]
 
+    def ranks(self, request: str, note: Path, gpus: int) -> list[int]:
+        """The process ids of the ranks of a cell that is to go on for long, once all have begun."""
+        try:
+            return [pid for _, pid in self.lines(note, gpus)]
+        except AssertionError as error:
+            # it may have ended, and then it says why
+            self.notebook.interrupt()
+            cell = self.finish(request)
+            raise AssertionError(f"{error}; the cell: {cell.error}: {cell.text[-1000:]}") from None
+
     def at(self, address: str) -> psutil.Process:
         """The process of the pool that listens there: a worker, or the head."""
         return next(p for p in self.notebook.descendants() if listens_on(p, address))

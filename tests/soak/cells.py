@@ -81,7 +81,7 @@ def stopped(bench: Bench) -> None:
 def rank_killed(bench: Bench) -> None:
     gpus, note = bench.gpus(), bench.note()
     request = bench.begin(_noting(gpus, str(note), 600))
-    kill(bench.luck.choice(bench.lines(note, gpus))[1])
+    kill(bench.luck.choice(bench.ranks(request, note, gpus)))
     cell = bench.finish(request)
     assert cell.error.startswith("RankDied"), cell.error
     assert "SIGKILL" in cell.error, cell.error
@@ -91,7 +91,7 @@ def rank_killed(bench: Bench) -> None:
 def rank_frozen(bench: Bench) -> None:
     gpus, note = bench.gpus(), bench.note()
     request = bench.begin(_noting(gpus, str(note), 1))
-    freeze(bench.luck.choice(bench.lines(note, gpus))[1], bench.luck.uniform(0.5, 4))
+    freeze(bench.luck.choice(bench.ranks(request, note, gpus)), bench.luck.uniform(0.5, 4))
     cell = bench.finish(request)
     assert cell.status == "ok", cell.error
     all_said(cell, "slept", gpus)
@@ -104,7 +104,7 @@ def worker_killed(bench: Bench) -> None:
     bench.ok(f"%%pool gpus={gpus}\npass")
     victim = bench.at(bench.luck.choice(bench.value("[rank.worker for rank in pool.runs[-1].ranks]")))
     request = bench.begin(_noting(gpus, str(note), 600))
-    bench.lines(note, gpus)
+    bench.ranks(request, note, gpus)
     victim.kill()
     cell = bench.finish(request)
     assert "lost with its worker" in cell.error, cell.error

@@ -93,6 +93,7 @@ def test_sizes_that_transformers_passes_over_are_taken(architecture: str, tmp_pa
     assert found["model.layers.1.self_attn.q_proj.weight"] == (HEADS * 16, HIDDEN)
 
 
+@pytest.mark.slow
 def test_smollm2_gives_what_transformers_makes_of_it(cache: Path) -> None:
     heard: list[tuple[int, int]] = []
     source = ModelSource.resolve(

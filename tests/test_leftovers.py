@@ -65,6 +65,7 @@ def test_values_that_came_home_are_kept_nowhere_else(pool: kn.Pool) -> None:
 
 
 def test_what_was_sent_goes_with_the_notebook_that_sent_it(pool: kn.Pool) -> None:
+    pool.restart()  # else the other one waits until our idle ranks are taken back
     with kn.Pool(pool.invite(), quiet=True) as other:
         other.run(len, large(3), gpus=1)
         wait_for(pool, [3])
@@ -82,6 +83,7 @@ def test_what_was_made_for_a_notebook_goes_with_it(pool: kn.Pool, monkeypatch: p
     def work(size: int, trial: kn.LiveTrial) -> None:
         trial.save(large(size))
 
+    pool.restart()
     with kn.Pool(pool.invite(), quiet=True) as other:
         handle = other.run(large, 3, gpus=1)
         other.map(work, [4], show=False).wait()

@@ -93,7 +93,7 @@ def test_a_stage_that_is_killed_with_many_under_way_and_seeds(lm: ShardedLM) -> 
     options = {"max_new_tokens": 60, "temperature": 1.0, "seed": 3}
     expected = lm.generate(prompts, **options)
     requests = [
-        lm._request(lm.tokenizer(prompt)["input_ids"], lm._sampling(**options).of_row(n))
+        lm._request(lm.tokenizer(prompt)["input_ids"], lm._sampling(options).of_row(n))
         for n, prompt in enumerate(prompts)
     ]
     for request in requests:

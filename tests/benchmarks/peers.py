@@ -432,6 +432,8 @@ CASES: dict[str, Callable[[Any], Iterable[Figures]]] = {
 
 def main(name: str, case: str) -> None:
     """Print the figures of one system in one case, or that it is not installed."""
+    # what a shell has put into the background ignores it, and so do its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         system = SYSTEMS[name]()
     except ModuleNotFoundError:
